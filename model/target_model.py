@@ -1,0 +1,158 @@
+"""The induction branch (section 3.3): the target model T_omega and its few-shot learner, eq. 6.
+
+A filter bank over C channels is one matrix product to K*K*D planes and K*K shifted sums, its adjoint the reverse: the
+residual is linear in omega, so the steepest descent (Bhat et al., LWL, section 3.2) needs no autograd. Everywhere S
+counts independent objects and N their samples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .transformer import to_tokens
+
+
+class InstanceL2Norm(nn.Module):
+    """x * scale * sqrt(C*h*w / (sum of x^2 + 1e-5)) over each sample (pytracking's layer of that name)."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape."""
+        size = x.shape[1] * x.shape[2] * x.shape[3]
+        return x * (self.scale * torch.sqrt(size / (x.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-5)))
+
+
+def to_matrix(omega: Tensor) -> Tensor:
+    """Filters (S, D, C, K, K) -> (S, C, K*K*D), taps before channels."""
+    return omega.permute(0, 2, 3, 4, 1).flatten(2)
+
+
+def to_filter(matrix: Tensor, filter_size: int) -> Tensor:
+    """The reverse of `to_matrix`."""
+    return matrix.unflatten(2, (filter_size, filter_size, -1)).permute(0, 4, 1, 2, 3).contiguous()
+
+
+def gather_taps(planes: Tensor, filter_size: int) -> Tensor:
+    """Shifted sums: planes (S, N, h, w, K*K*D) -> (S, N, h, w, D), zeros outside."""
+    h, w = planes.shape[2:4]
+    taps = planes.unflatten(-1, (filter_size * filter_size, -1))
+    pad = filter_size // 2
+    taps = F.pad(taps, (0, 0, 0, 0, pad, pad, pad, pad))
+    out = taps[:, :, 0:h, 0:w, 0]
+    for k in range(1, filter_size * filter_size):
+        dy, dx = divmod(k, filter_size)
+        out = out + taps[:, :, dy : dy + h, dx : dx + w, k]
+    return out
+
+
+def scatter_taps(values: Tensor, filter_size: int) -> Tensor:
+    """The adjoint of `gather_taps`: (S, N, h, w, D) -> (S, N, h, w, K*K*D)."""
+    h, w = values.shape[2:4]
+    pad = filter_size // 2
+    padded = F.pad(values, (0, 0, pad, pad, pad, pad))
+    taps = []
+    for k in range(filter_size * filter_size):
+        dy, dx = divmod(k, filter_size)
+        top, left = 2 * pad - dy, 2 * pad - dx
+        taps.append(padded[:, :, top : top + h, left : left + w])
+    return torch.cat(taps, dim=-1)
+
+
+def steepest_descent(
+    z: Tensor,
+    E: Tensor,
+    W: Tensor,
+    sample_weights: Tensor,
+    reg: Tensor,
+    omega: Tensor,
+    steps: int,
+    filter_size: int,
+) -> Tensor:
+    """Minimise eq. 6 from `omega` by `steps` steps of exact line search.
+
+    g = J^T r, h = J g, alpha = |g|^2 / max(|h|^2, 1e-8), omega -= alpha g. The residual is carried along
+    (r -= alpha h), which saves one of three products per step.
+
+    Args:
+        z: features as tokens (S, N, h, w, C).
+        E: few-shot labels (S, N, h, w, D).
+        W: importance weights (S, N, h, w, D).
+        sample_weights: (S, N); multiplies the residual itself, not its square.
+        reg: lambda, (1,); multiplies omega in the residual.
+        omega: start, as `to_matrix` gives it, (S, C, K*K*D).
+        steps: number of steps.
+        filter_size: K.
+
+    Returns:
+        omega as a matrix (S, C, K*K*D).
+    """
+    tokens = z.flatten(1, 3)
+    transposed = tokens.transpose(1, 2)
+    weights = sample_weights[:, :, None, None, None] * W
+
+    def apply(matrix: Tensor) -> Tensor:
+        return weights * gather_taps((tokens @ matrix).unflatten(1, z.shape[1:4]), filter_size)
+
+    def adjoint(values: Tensor) -> Tensor:
+        return transposed @ scatter_taps(weights * values, filter_size).flatten(1, 3)
+
+    residual = apply(omega) - weights * E
+    for _ in range(steps):
+        g = adjoint(residual) + reg * reg * omega
+        h = apply(g)
+        denominator = h.square().sum(dim=(1, 2, 3, 4)) + (reg * g).square().sum(dim=(1, 2))
+        alpha = g.square().sum(dim=(1, 2)) / denominator.clamp(min=1e-8)
+        omega = omega - alpha[:, None, None] * g
+        residual = residual - alpha[:, None, None, None, None] * h
+    return omega
+
+
+class TargetModel(nn.Module):
+    """T_omega and the learning of omega; lambda is the only weight."""
+
+    def __init__(self, filter_size: int) -> None:
+        super().__init__()
+        self.filter_size = filter_size
+        self.filter_reg = nn.Parameter(torch.full((1,), 0.04))
+
+    def forward(self, x_ind: Tensor, omega: Tensor) -> Tensor:
+        """E*_ind = T_omega(X): (S, C, h, w), (S, D, C, K, K) -> (S, D, h, w)."""
+        planes = (to_tokens(x_ind) @ to_matrix(omega)).unflatten(1, x_ind.shape[-2:])
+        return gather_taps(planes[:, None], self.filter_size)[:, 0].permute(0, 3, 1, 2)
+
+    def fit(
+        self, z_ind: Tensor, E_ind: Tensor, W: Tensor, sample_weights: Tensor, omega: Tensor | None, steps: int
+    ) -> Tensor:
+        """Few-shot learning, eq. 6; differentiable.
+
+        Args:
+            z_ind: (S, N, C, h, w).
+            E_ind: (S, N, D, h, w).
+            W: (S, N, D, h, w).
+            sample_weights: (S, N).
+            omega: the filter to start from, (S, D, C, K, K); None for zeros.
+            steps: 20 for a new object, 3 at a memory update (section 4.1; LWL).
+
+        Returns:
+            omega, (S, D, C, K, K).
+        """
+        z, E, weights = (t.permute(0, 1, 3, 4, 2) for t in (z_ind, E_ind, W))
+        if omega is None:
+            size = self.filter_size * self.filter_size * E.shape[-1]
+            start = z.new_zeros(z.shape[0], z.shape[-1], size)
+        else:
+            start = to_matrix(omega)
+        matrix = steepest_descent(z, E, weights, sample_weights, self.filter_reg, start, steps, self.filter_size)
+        return to_filter(matrix, self.filter_size)
+
+
+def feature_scale(feature_channels: int, filter_size: int) -> float:
+    """InstanceL2Norm's scale for x_ind: sqrt(1 / (C K K)), so that a filter's answer has unit scale."""
+    return math.sqrt(1 / (feature_channels * filter_size * filter_size))
