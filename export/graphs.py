@@ -1,0 +1,322 @@
+"""The graphs of a bundle: which parts of the network they hold, what goes in and what comes out.
+
+Feature maps that only attention and the few-shot learner read travel as tokens (h*w, channels); B counts objects.
+The memory side of the transformer is the incremental form of eq. 2 and 3: for every memory token the numerator
+C = sum_j exp((q.k_j - 1) / tau) z_j and the denominator D of its attention are kept, so that a frame that enters or
+leaves the memory costs one pass over the others. Query and key share W_K and have unit length, so that a token's own
+key gives the largest logit, 1 / tau, and the constant shift is as safe as the row maximum of a softmax.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..model.config import ModelConfig
+from ..model.network import JointNet
+from ..model.target_model import gather_taps, steepest_descent
+from ..model.transformer import instance_norm, to_tokens
+from .projection import project
+
+INITIAL_STEPS = 20
+"""Steepest-descent steps for a new object (LWL, section 4)."""
+UPDATE_STEPS = 3
+"""Steepest-descent steps at a memory update (LWL, section 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output: its name and shape; strings are dynamic axes."""
+
+    name: str
+    shape: tuple[int | str, ...]
+
+
+class Graph(nn.Module):
+    """A part of the network in the form that is exported."""
+
+    name: ClassVar[str]
+
+    def __init__(self, net: JointNet) -> None:
+        super().__init__()
+        self.net = net
+        self.config: ModelConfig = net.config
+
+    def inputs(self) -> list[Port]:
+        """The ports, in the order of `forward`'s arguments."""
+        raise NotImplementedError
+
+    def outputs(self) -> list[Port]:
+        """The ports, in the order of what `forward` returns."""
+        raise NotImplementedError
+
+    @property
+    def cells(self) -> int:
+        """h*w."""
+        h, w = self.config.feature_size
+        return h * w
+
+    def port(self, name: str) -> Port:
+        """The port of that name; one name has one shape in all graphs."""
+        config, n = self.config, self.cells
+        H, W = config.crop_size
+        K2D = config.filter_size**2 * config.encoding_channels
+        tokens = {
+            "features": config.feature_channels,
+            "key": config.key_channels,
+            "encoding": config.encoding_channels,
+            "scalar": 1,
+        }
+        kinds = {
+            **dict.fromkeys(("x_tra", "x_ind", "z", "z_new", "z_old", "C", "C_new", "C_next", "C_new_next"), "features"),
+            **dict.fromkeys(("query", "key", "key_new", "key_old", "key_cross"), "key"),
+            **dict.fromkeys(("E_ind", "W", "E_tra", "E_tra_star", "numerator"), "encoding"),
+            **dict.fromkeys(("D", "D_new", "D_next", "D_new_next", "denominator"), "scalar"),
+        }
+        if name in kinds:
+            return Port(name, ("B", n, tokens[kinds[name]]))
+        layers = self.net.backbone.channels
+        shapes: dict[str, tuple[int | str, ...]] = {
+            "crop": ("B", 3, H, W),
+            "mask": ("B", 1, H, W),
+            "logits": ("B", 1, H, W),
+            **{f"layer{i}": ("B", layers[i - 1], H >> (i + 1), W >> (i + 1)) for i in (1, 2, 3, 4)},
+            "omega": ("B", config.feature_channels, K2D),
+            "omega_next": ("B", config.feature_channels, K2D),
+            "z_ind": ("B", "N", n, config.feature_channels),
+            "E_ind_all": ("B", "N", n, config.encoding_channels),
+            "W_all": ("B", "N", n, config.encoding_channels),
+            "sample_weights": ("B", "N"),
+        }
+        return Port(name, shapes[name])
+
+    def ports(self, names: str) -> list[Port]:
+        """The ports of several names, separated by spaces."""
+        return [self.port(name) for name in names.split()]
+
+
+class BackboneGraph(Graph):
+    """Crop -> layers 1 to 4 and both adjusted features."""
+
+    name = "backbone"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("crop")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("layer1 layer2 layer3 layer4 x_tra x_ind")
+
+    def forward(self, crop: Tensor) -> tuple[Tensor, ...]:
+        features = self.net.extract(crop)
+        return *features.layers, to_tokens(features.x_tra), to_tokens(features.x_ind)
+
+
+class LabelEncoderGraph(Graph):
+    """Mask crop -> E_ind, W, E_tra."""
+
+    name = "label_encoder"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("mask")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("E_ind W E_tra")
+
+    def forward(self, mask: Tensor) -> tuple[Tensor, ...]:
+        E_ind, W, E_tra = (to_tokens(encoding) for encoding in self.net.label_encoder(mask))
+        return E_ind, W, E_tra
+
+
+class AttentionGraph(Graph):
+    """What the transformer's graphs share: exponentials of shifted logits."""
+
+    def affinity(self, query: Tensor, key: Tensor) -> Tensor:
+        """exp((q.k - 1) / tau): (B, n, c), (B, m, c) unit vectors -> (B, n, m)."""
+        inverse_tau = 1 / self.config.temperature
+        return torch.exp((query * inverse_tau) @ key.transpose(1, 2) - inverse_tau)
+
+
+class QueryGraph(AttentionGraph):
+    """Eq. 4 of the search frame, and what the frame brings along if it enters the memory later.
+
+    C and D are the frame's attention to itself, unnormalised; key is phi, query is psi.
+    """
+
+    name = "transformer_query"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("x_tra")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("query key C D")
+
+    def forward(self, x_tra: Tensor) -> tuple[Tensor, ...]:
+        transformer = self.net.transformer
+        key = transformer.self_attention.project(x_tra)
+        affinity = self.affinity(key, key)
+        C, D = affinity @ x_tra, affinity.sum(-1, keepdim=True)
+        return transformer.cross_attention.project(instance_norm(C / D + x_tra)), key, C, D
+
+
+class MemoryAddGraph(AttentionGraph):
+    """A frame enters: its terms go to one other memory frame's C and D, and that frame's to its own."""
+
+    name = "memory_add"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("z key C D z_new key_new C_new D_new")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("C_next D_next C_new_next D_new_next key_cross")
+
+    def forward(
+        self, z: Tensor, key: Tensor, C: Tensor, D: Tensor, z_new: Tensor, key_new: Tensor, C_new: Tensor, D_new: Tensor
+    ) -> tuple[Tensor, ...]:
+        affinity = self.affinity(key, key_new)
+        C = C + affinity @ z_new
+        D = D + affinity.sum(-1, keepdim=True)
+        C_new = C_new + affinity.transpose(1, 2) @ z
+        D_new = D_new + affinity.sum(1).unsqueeze(-1)
+        return C, D, C_new, D_new, encode(self.net, z, C, D)
+
+
+class MemoryReplaceGraph(MemoryAddGraph):
+    """As `memory_add`, the terms of the frame that leaves taken out of the other frame's C and D first."""
+
+    name = "memory_replace"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("z key C D z_new key_new C_new D_new z_old key_old")
+
+    def forward(  # type: ignore[override]
+        self,
+        z: Tensor,
+        key: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z_new: Tensor,
+        key_new: Tensor,
+        C_new: Tensor,
+        D_new: Tensor,
+        z_old: Tensor,
+        key_old: Tensor,
+    ) -> tuple[Tensor, ...]:
+        affinity = self.affinity(key, key_old)
+        C = C - affinity @ z_old
+        D = D - affinity.sum(-1, keepdim=True)
+        return super().forward(z, key, C, D, z_new, key_new, C_new, D_new)
+
+
+class MemoryEncodeGraph(Graph):
+    """Eq. 3 and psi: the keys that queries of eq. 5 meet, of one memory frame."""
+
+    name = "memory_encode"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("z C D")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("key_cross")
+
+    def forward(self, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        return encode(self.net, z, C, D)
+
+
+class MemoryReadGraph(AttentionGraph):
+    """Eq. 5 over one memory frame, unnormalised."""
+
+    name = "memory_read"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("query key_cross E_tra")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("numerator denominator")
+
+    def forward(self, query: Tensor, key_cross: Tensor, E_tra: Tensor) -> tuple[Tensor, ...]:
+        affinity = self.affinity(query, key_cross)
+        return affinity @ E_tra, affinity.sum(-1, keepdim=True)
+
+
+class FewShotGraph(Graph):
+    """Steps of the few-shot learner over N samples, unrolled; omega is a matrix (C, K*K*D), taps before channels."""
+
+    steps: ClassVar[int]
+
+    def inputs(self) -> list[Port]:
+        return self.ports("z_ind E_ind_all W_all sample_weights omega")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("omega_next")
+
+    def forward(self, z_ind: Tensor, E_ind: Tensor, W: Tensor, sample_weights: Tensor, omega: Tensor) -> Tensor:
+        z, E, weights = (t.unflatten(2, self.config.feature_size) for t in (z_ind, E_ind, W))
+        reg = self.net.target_model.filter_reg
+        return steepest_descent(z, E, weights, sample_weights, reg, omega, self.steps, self.config.filter_size)
+
+
+class FewShotInitialGraph(FewShotGraph):
+    """The learning of a new object's filter."""
+
+    name = "few_shot_initial"
+    steps = INITIAL_STEPS
+
+
+class FewShotUpdateGraph(FewShotGraph):
+    """The filter's update with the memory."""
+
+    name = "few_shot_update"
+    steps = UPDATE_STEPS
+
+
+class DecoderGraph(Graph):
+    """Eq. 7, the target model included: E*_tra + T_omega(X) and the trunk's layers -> logits."""
+
+    name = "decoder"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("E_tra_star x_ind omega layer1 layer2 layer3 layer4")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("logits")
+
+    def forward(
+        self,
+        E_tra_star: Tensor,
+        x_ind: Tensor,
+        omega: Tensor,
+        layer1: Tensor,
+        layer2: Tensor,
+        layer3: Tensor,
+        layer4: Tensor,
+    ) -> Tensor:
+        size = self.config.feature_size
+        planes = (x_ind @ omega).unflatten(1, size).unsqueeze(1)
+        E_ind_star = gather_taps(planes, self.config.filter_size)[:, 0]
+        encodings = (E_tra_star.unflatten(1, size) + E_ind_star).permute(0, 3, 1, 2)
+        decoder = self.net.decoder
+        finest = decoder.refine(encodings, [layer1, layer2, layer3, layer4])[1]
+        return project(decoder.project, finest)
+
+
+def encode(net: JointNet, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """Eq. 3 and psi from the accumulated attention: tokens (B, h*w, C) -> unit keys (B, h*w, key channels)."""
+    return net.transformer.cross_attention.project(instance_norm(C / D + z))
+
+
+GRAPHS: tuple[type[Graph], ...] = (
+    BackboneGraph,
+    LabelEncoderGraph,
+    QueryGraph,
+    MemoryAddGraph,
+    MemoryReplaceGraph,
+    MemoryEncodeGraph,
+    MemoryReadGraph,
+    FewShotInitialGraph,
+    FewShotUpdateGraph,
+    DecoderGraph,
+)
+"""Every graph of a bundle."""

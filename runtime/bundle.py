@@ -1,0 +1,134 @@
+"""Finding a bundle, and refusing one that is not whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from .errors import BundleError
+from .manifest import FORMAT_VERSION, Manifest
+
+MANIFEST = "manifest.json"
+ENGINES = Path(__file__).resolve().parent.parent / "engines"
+"""Where bundles that are named rather than given by path lie."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def installed_bundles() -> list[Path]:
+    """Folders of the bundles that can be named."""
+    return sorted(path.parent for path in ENGINES.glob(f"*/{MANIFEST}"))
+
+
+def find_bundle(bundle: str | Path) -> Path:
+    """The folder of a bundle that is given by name or path.
+
+    Raises:
+        BundleError: there is no such bundle.
+    """
+    folder = Path(bundle)
+    if (folder / MANIFEST).is_file():
+        return folder
+    name = str(bundle)
+    if name and Path(name).name == name and (ENGINES / name / MANIFEST).is_file():
+        return ENGINES / name
+    known = ", ".join(path.name for path in installed_bundles()) or "none"
+    if folder.is_dir():
+        raise BundleError(
+            f"{folder} holds no {MANIFEST}: expected a bundle's folder; make one with `jointrt export --weights W.safetensors --out DIR`"
+        )
+    raise BundleError(
+        f"no bundle called or at {name!r}: installed bundles are {known}; give one of these, a bundle's folder, or make "
+        "one with `jointrt export --weights W.safetensors --out DIR`"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A checked bundle."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, bundle: str | Path) -> Self:
+        """Find a bundle by name or path and check it: manifest, version, files and their sha256.
+
+        Raises:
+            BundleError: naming the file, what was expected, what was found, and the command that mends it.
+        """
+        folder = find_bundle(bundle)
+        manifest = _read_manifest(folder)
+        _check_files(folder, manifest)
+        return cls(folder, manifest)
+
+    def path(self, file: str) -> Path:
+        """The path of one of the manifest's files."""
+        return self.folder / file
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest over all files' digests: the same for the same contents, whatever the folder."""
+        listing = "".join(f"{name} {digest}\n" for name, digest in sorted(self.manifest.files.items()))
+        return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _mend(folder: Path) -> str:
+    return f"export it again with `jointrt export --weights W.safetensors --out {folder} --overwrite`"
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        values: Any = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON ({error}): expected a bundle's manifest; {_mend(folder)}") from None
+    if not isinstance(values, dict):
+        raise BundleError(f"{path} holds a JSON {type(values).__name__}, expected an object; {_mend(folder)}")
+    version = values.get("version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has format version {version}, this jointrt reads up to {FORMAT_VERSION}: update it with "
+            f"`pip install --upgrade jointrt`, or {_mend(folder)}"
+        )
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: field {where!r}: {first['msg']}; {_mend(folder)}") from None
+    return manifest
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    # What Python, version control and readers leave beside the data is not part of it.
+    extra = sorted(
+        name for name in present - set(manifest.files) if not name.startswith((".", "__")) and not name.endswith((".md", ".png", ".csv"))
+    )
+    missing = sorted(set(manifest.files) - present)
+    if missing:
+        raise BundleError(f"{folder} lacks {', '.join(missing)}, which its manifest lists; {_mend(folder)}")
+    if extra:
+        raise BundleError(
+            f"{folder} holds {', '.join(extra)}, which its manifest does not list: remove the file, or {_mend(folder)}"
+        )
+    for graph, record in manifest.graphs.items():
+        if record.file not in manifest.files:
+            raise BundleError(f"{folder / MANIFEST}: graph {graph!r} names {record.file}, which is not listed; {_mend(folder)}")
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{path} is not a plain file; {_mend(folder)}")
+        found = sha256_of(path)
+        if found != expected:
+            raise BundleError(f"{path} has sha256 {found[:12]}..., expected {expected[:12]}...: it was changed; {_mend(folder)}")

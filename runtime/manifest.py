@@ -1,0 +1,126 @@
+"""What a bundle says of itself, in `manifest.json`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+FORMAT_VERSION = 1
+"""Version of the bundle format that this code writes, and the newest that it reads."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""A plain name inside the bundle's folder: no separators, no leading dot."""
+
+
+class Record(BaseModel):
+    """A part of the manifest; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Port(Record):
+    """One input or output of a graph; strings in the shape are dynamic axes."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+class GraphRecord(Record):
+    """One graph: its file and its ports."""
+
+    file: FileName
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+class Geometry(Record):
+    """What the orchestrator must know of the model.
+
+    Attributes:
+        crop_size: (height, width) of the crops in pixels.
+        stride: pixels per feature cell.
+        filter_size: side of omega.
+        search_factor: side of the crop over side of the target.
+    """
+
+    crop_size: tuple[Annotated[int, Field(ge=32, le=4096, multiple_of=32)], Annotated[int, Field(ge=32, le=4096, multiple_of=32)]]
+    stride: int = Field(ge=1)
+    filter_size: int = Field(ge=1)
+    search_factor: float = Field(gt=1)
+
+
+class Defaults(Record):
+    """Settings a bundle is used with unless the user says otherwise.
+
+    Attributes:
+        memory: N, frames kept per object.
+        interval: T, frames between memory updates.
+        max_objects: objects that one engine call may carry.
+    """
+
+    memory: int = Field(ge=1, le=256)
+    interval: int = Field(ge=1)
+    max_objects: int = Field(ge=1, le=255)
+
+
+class Weights(Record):
+    """The weights that the graphs were made from."""
+
+    sha256: Sha256
+    source: str
+    source_sha256: str
+
+
+class GraphParity(Record):
+    """How far a graph is from the PyTorch network, over all its outputs on real crops."""
+
+    graph: str
+    max_abs: float
+    rel_l2: float
+    cosine: float
+
+
+class ClosedLoop(Record):
+    """Masks of a clip against those of the PyTorch network: frames, mean and smallest IoU."""
+
+    frames: int
+    mean_iou: float
+    min_iou: float
+
+
+class Parity(Record):
+    """What the gate measured when the bundle was built."""
+
+    graphs: tuple[GraphParity, ...]
+    closed_loop: ClosedLoop
+
+
+class Manifest(Record):
+    """The whole manifest.
+
+    Attributes:
+        format: always "jointrt-bundle".
+        version: of the format.
+        model: the network's configuration.
+        files: sha256 of every file besides the manifest.
+        tools: names and versions of what built the bundle.
+        backend: what runs the graphs.
+        precision: of the graphs.
+    """
+
+    format: Literal["jointrt-bundle"]
+    version: int
+    model: dict[str, Any]
+    weights: Weights
+    geometry: Geometry
+    defaults: Defaults
+    graphs: dict[str, GraphRecord]
+    files: dict[FileName, Sha256]
+    backend: Literal["onnx"]
+    precision: str
+    opset: int
+    tools: dict[str, str]
+    parity: Parity | None

@@ -1,0 +1,222 @@
+"""The network as a bundle's graphs in ONNX Runtime on the CPU.
+
+The memory's side of the transformer is kept up to date incrementally (see the bundle's `memory_*` graphs): a frame that
+enters or leaves costs one pass over the other frames, and a query meets finished keys. All buffers are allocated with
+an object's first frame; where a graph renews an array, input and output take turns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .clock import StageClock
+from .engine import Buffer, Engine
+from .settings import Settings
+
+
+class OnnxNetwork:
+    """A bundle's graphs, loaded, and the buffers that all objects share."""
+
+    def __init__(self, bundle: Bundle, settings: Settings, clock: StageClock) -> None:
+        self.settings = settings
+        self.clock = clock
+        unused = {
+            "both": (),
+            "transduction": ("few_shot_initial", "few_shot_update"),
+            "induction": ("transformer_query", "memory_add", "memory_replace", "memory_encode", "memory_read"),
+        }[settings.branches]
+        manifest = bundle.manifest
+        self.engines = {
+            name: Engine(bundle.path(record.file), record, settings.threads)
+            for name, record in manifest.graphs.items()
+            if name not in unused
+        }
+        self._shapes = {
+            port.name: port.shape
+            for record in manifest.graphs.values()
+            for port in (*record.inputs, *record.outputs)
+        }
+        self.crop, self.mask, self.logits = self.buffer("crop"), self.buffer("mask"), self.buffer("logits")
+        self.layers = {name: self.buffer(name) for name in ("layer1", "layer2", "layer3", "layer4")}
+        self.E_tra_star = self.buffer("E_tra_star")
+        self.E_tra_unused = self.buffer("E_tra")
+        self.numerator, self.denominator = self.buffer("numerator"), self.buffer("denominator")
+        self.denominator_sum = np.zeros_like(self.denominator.array)
+        self.spare_C, self.spare_D = self.buffer("C"), self.buffer("D")
+        self.spare_C_new, self.spare_D_new = self.buffer("C"), self.buffer("D")
+        self.omega_next = self.buffer("omega")
+
+    def shape(self, port: str) -> tuple[int, ...]:
+        """A port's shape for one object."""
+        return tuple(1 if isinstance(n, str) else n for n in self._shapes[port])
+
+    def buffer(self, port: str) -> Buffer:
+        """A new buffer of a port's shape for one object."""
+        return Buffer.zeros(*self.shape(port))
+
+    def new_target(self) -> OnnxTarget:
+        """Room for one more object."""
+        return OnnxTarget(self)
+
+
+class OnnxTarget:
+    """One object's features, memory and filter; see `network.Target`."""
+
+    def __init__(self, network: OnnxNetwork) -> None:
+        self.network = network
+        branches = network.settings.branches
+        self.transduction = branches != "induction"
+        self.induction = branches != "transduction"
+        new = network.buffer
+        self.x_tra, self.x_ind, self.query, self.key = new("x_tra"), new("x_ind"), new("query"), new("key")
+        self.C, self.D = new("C"), new("D")
+        self.omega = new("omega")
+        self.stored = 0
+        # One entry per stored frame, of the transduction branch.
+        self.frames: list[dict[str, Buffer]] = []
+        # The few-shot learner reads all samples as one array.
+        capacity = network.settings.memory
+        _, _, n, C = network.shape("z_ind")
+        D = network.shape("E_ind_all")[-1]
+        self.samples = {
+            "z_ind": np.zeros((1, capacity, n, C if self.induction else 0), np.float32),
+            "E_ind_all": np.zeros((1, capacity, n, D), np.float32),
+            "W_all": np.zeros((1, capacity, n, D), np.float32),
+        }
+
+    def extract(self, crop: NDArray[np.float32]) -> None:
+        """Features of a crop (H, W, 3); the transformer's query side included."""
+        net = self.network
+        with net.clock.stage("backbone"):
+            np.copyto(net.crop.array[0], crop.transpose(2, 0, 1))
+            outputs = {**net.layers, "x_tra": self.x_tra, "x_ind": self.x_ind}
+            net.engines["backbone"].run({"crop": net.crop}, outputs)
+        if self.transduction:
+            with net.clock.stage("query"):
+                outputs = {"query": self.query, "key": self.key, "C": self.C, "D": self.D}
+                net.engines["transformer_query"].run({"x_tra": self.x_tra}, outputs)
+
+    def start(self, mask: NDArray[np.float32]) -> None:
+        """The memory's first frame, and a filter learned from it."""
+        self.store(0, mask, np.ones(1, np.float32))
+
+    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32]) -> None:
+        """The extracted features into a slot; both branches brought up to date."""
+        first = self.stored == 0
+        replaced = slot < self.stored
+        if not replaced:
+            self.stored += 1
+            if self.transduction:
+                ports = ("z", "key", "C", "D", "key_cross", "E_tra")
+                self.frames.append({name: self.network.buffer(name) for name in ports})
+        self._encode_label(slot, mask)
+        if self.induction:
+            with self.network.clock.stage("few_shot"):
+                np.copyto(self.samples["z_ind"][:, slot], self.x_ind.array)
+                self._learn(sample_weights, "few_shot_initial" if first else "few_shot_update")
+        if self.transduction:
+            with self.network.clock.stage("memory_update"):
+                self._remember(slot, replaced)
+
+    def segment(self) -> NDArray[np.float32]:
+        """Logits (H, W)."""
+        net = self.network
+        if self.transduction:
+            with net.clock.stage("memory_read"):
+                self._read()
+        with net.clock.stage("decoder"):
+            inputs = {"E_tra_star": net.E_tra_star, "x_ind": self.x_ind, "omega": self.omega, **net.layers}
+            net.engines["decoder"].run(inputs, {"logits": net.logits})
+        logits: NDArray[np.float32] = net.logits.array[0, 0]
+        return logits
+
+    def _encode_label(self, slot: int, mask: NDArray[np.float32]) -> None:
+        net = self.network
+        with net.clock.stage("label_encoder"):
+            np.copyto(net.mask.array[0, 0], mask)
+            outputs = {
+                "E_ind": Buffer(self.samples["E_ind_all"][:, slot]),
+                "W": Buffer(self.samples["W_all"][:, slot]),
+                "E_tra": self.frames[slot]["E_tra"] if self.transduction else net.E_tra_unused,
+            }
+            net.engines["label_encoder"].run({"mask": net.mask}, outputs)
+
+    def _learn(self, sample_weights: NDArray[np.float32], graph: str) -> None:
+        net = self.network
+        inputs = {name: Buffer(array[:, : self.stored]) for name, array in self.samples.items()}
+        inputs["sample_weights"] = Buffer(np.ascontiguousarray(sample_weights[None]))
+        inputs["omega"] = self.omega
+        net.engines[graph].run(inputs, {"omega_next": net.omega_next})
+        self.omega, net.omega_next = net.omega_next, self.omega
+
+    def _remember(self, slot: int, replaced: bool) -> None:
+        """Add the extracted frame's terms to all others' attention and theirs to its own; take the old frame's out."""
+        net, frame = self.network, self.frames[slot]
+        new = {"z_new": self.x_tra, "key_new": self.key}
+        old = {"z_old": frame["z"], "key_old": frame["key"]} if replaced else {}
+        engine = net.engines["memory_replace" if replaced else "memory_add"]
+        for i, other in enumerate(self.frames):
+            if i == slot:
+                continue
+            inputs = {name: other[name] for name in ("z", "key", "C", "D")}
+            outputs = {
+                "C_next": net.spare_C,
+                "D_next": net.spare_D,
+                "C_new_next": net.spare_C_new,
+                "D_new_next": net.spare_D_new,
+                "key_cross": other["key_cross"],
+            }
+            engine.run({**inputs, **new, **old, "C_new": self.C, "D_new": self.D}, outputs)
+            other["C"], net.spare_C = net.spare_C, other["C"]
+            other["D"], net.spare_D = net.spare_D, other["D"]
+            self.C, net.spare_C_new = net.spare_C_new, self.C
+            self.D, net.spare_D_new = net.spare_D_new, self.D
+        frame["z"], self.x_tra = self.x_tra, frame["z"]
+        frame["key"], self.key = self.key, frame["key"]
+        frame["C"], self.C = self.C, frame["C"]
+        frame["D"], self.D = self.D, frame["D"]
+        inputs = {name: frame[name] for name in ("z", "C", "D")}
+        net.engines["memory_encode"].run(inputs, {"key_cross": frame["key_cross"]})
+
+    def _read(self) -> None:
+        """Eq. 5, frame by frame: a frame's affinities stay in the cache, the whole memory's would not."""
+        net = self.network
+        numerator, denominator = net.E_tra_star.array, net.denominator_sum
+        outputs = {"numerator": net.numerator, "denominator": net.denominator}
+        for i, frame in enumerate(self.frames):
+            inputs = {"query": self.query, "key_cross": frame["key_cross"], "E_tra": frame["E_tra"]}
+            net.engines["memory_read"].run(inputs, outputs)
+            if i == 0:
+                np.copyto(numerator, net.numerator.array)
+                np.copyto(denominator, net.denominator.array)
+            else:
+                numerator += net.numerator.array
+                denominator += net.denominator.array
+        numerator /= denominator
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Copies of the memory, the filter and the last features."""
+        current = {name: getattr(self, name).array for name in _CURRENT}
+        samples = {name: array[:, : self.stored] for name, array in self.samples.items()}
+        frames = {f"frame{i}.{name}": b.array for i, frame in enumerate(self.frames) for name, b in frame.items()}
+        return {name: array.copy() for name, array in {**current, **samples, **frames}.items()}
+
+    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+        """The reverse of `state_dict`."""
+        for name in _CURRENT:
+            np.copyto(getattr(self, name).array, state[name])
+        self.stored = state["z_ind"].shape[1]
+        for name, array in self.samples.items():
+            array[:, : self.stored] = state[name]
+        ports = ("z", "key", "C", "D", "key_cross", "E_tra")
+        count = self.stored if self.transduction else 0
+        self.frames = [
+            {name: Buffer(np.ascontiguousarray(state[f"frame{i}.{name}"])) for name in ports} for i in range(count)
+        ]
+
+
+_CURRENT = ("x_tra", "x_ind", "query", "key", "C", "D", "omega")

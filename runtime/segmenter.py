@@ -1,0 +1,225 @@
+"""The public interface: frames in, label maps out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .aggregation import soft_aggregation
+from .bundle import Bundle
+from .clock import StageClock
+from .crop import OUTSIDE
+from .errors import DeviceError, MaskError, SettingsError
+from .manifest import Geometry
+from .network import Network
+from .onnx_network import OnnxNetwork
+from .settings import Settings
+from .tracker import ObjectTracker, PastedScores
+
+GIVEN = 100.0
+"""Score of a pixel inside a given mask; its negative outside."""
+
+
+class Segmenter:
+    """Follows any number of objects through one video; memory and time per frame do not grow with its length.
+
+    Example:
+        >>> segmenter = Segmenter.load("lite")                   # doctest: +SKIP
+        >>> labels = segmenter.step(frame, mask=first_labels)    # doctest: +SKIP
+        >>> labels = segmenter.step(frame)                       # doctest: +SKIP
+
+    Attributes:
+        settings: how the bundle is used.
+        clock: durations of the stages, once `clock.enabled` is set.
+    """
+
+    def __init__(self, network: Network, geometry: Geometry, settings: Settings, clock: StageClock) -> None:
+        self.network = network
+        self.geometry = geometry
+        self.settings = settings
+        self.clock = clock
+        self.reset()
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path = "lite",
+        *,
+        memory: int | None = None,
+        interval: int | None = None,
+        branches: str = "both",
+        threads: int | None = None,
+        score_resize: str = "given",
+        device: str = "cpu",
+    ) -> Self:
+        """Open a bundle.
+
+        Args:
+            bundle: the name of an installed bundle, or a bundle's folder.
+            memory: N, frames kept per object; the bundle's default if None.
+            interval: T, frames between memory updates; the bundle's default if None.
+            branches: "both", "transduction" or "induction" (Table 1).
+            threads: cores to use; all that the process may use if None.
+            score_resize: "given" or "ratio"; see `crop.paste_scores`.
+            device: "cpu".
+
+        Raises:
+            BundleError: the bundle is missing or not whole.
+            DependencyError: ONNX Runtime is not installed.
+            DeviceError: the device cannot be used.
+            SettingsError: a setting is out of its range.
+        """
+        if device != "cpu":
+            raise DeviceError(f"device {device!r} cannot be used: expected 'cpu'")
+        opened = Bundle.open(bundle)
+        settings = Settings.resolve(
+            opened.manifest.defaults,
+            memory=memory,
+            interval=interval,
+            branches=branches,
+            threads=threads,
+            score_resize=score_resize,
+        )
+        clock = StageClock()
+        return cls(OnnxNetwork(opened, settings, clock), opened.manifest.geometry, settings, clock)
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Ids of the objects that are followed, in the order in which they appeared."""
+        return tuple(self._trackers)
+
+    def reset(self) -> None:
+        """Forget all objects; the next frame may have any size."""
+        self._trackers: dict[int, ObjectTracker] = {}
+        self._probabilities: NDArray[np.float32] | None = None
+        self._region: tuple[slice, slice] = (slice(0, 0), slice(0, 0))
+
+    def step(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+        """Segment the next frame.
+
+        Args:
+            frame: (H, W, 3) uint8, RGB; all frames have one size.
+            mask: (H, W) label map, 0 for the background; ids that are new here are followed from this frame on, ids
+                already followed are ignored.
+
+        Returns:
+            Label map (H, W), uint8: 0 and the objects' ids.
+
+        Raises:
+            MaskError: no object is known yet, or the mask has another size, another type or ids beyond 255.
+        """
+        frame = self._check_frame(frame)
+        new_ids = self._new_ids(mask, frame.shape[:2])
+        if not self._trackers and not new_ids:
+            raise MaskError(
+                "no object to follow: expected a mask with at least one id above 0 with the first frame, found "
+                + ("none" if mask is None else "an empty one")
+            )
+        pasted = self._track(frame)
+        for object_id in new_ids:
+            assert mask is not None
+            pasted.append(self._start(frame, object_id, mask == object_id))
+        with self.clock.stage("paste_merge"):
+            return self._merge(pasted, frame.shape[:2])
+
+    def probabilities(self) -> dict[int, NDArray[np.float32]]:
+        """Merged probability maps (H, W) of the objects in the last frame, by id."""
+        if self._probabilities is None:
+            return {}
+        return {i: p.copy() for i, p in zip(self._trackers, self._probabilities, strict=True)}
+
+    def _check_frame(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise SettingsError(f"the frame is {frame.shape} {frame.dtype}: expected (height, width, 3) uint8, RGB")
+        if self._probabilities is not None and frame.shape[:2] != self._probabilities.shape[1:]:
+            raise SettingsError(
+                f"the frame is {frame.shape[1]}x{frame.shape[0]}, the frames before were "
+                f"{self._probabilities.shape[2]}x{self._probabilities.shape[1]}: call reset() before another video"
+            )
+        return frame
+
+    def _new_ids(self, mask: NDArray[Any] | None, size: tuple[int, ...]) -> list[int]:
+        if mask is None:
+            return []
+        if mask.shape != size:
+            found = "x".join(str(n) for n in reversed(mask.shape))
+            raise MaskError(f"the mask is {found}, the frame {size[1]}x{size[0]}: expected one id per pixel of the frame")
+        if mask.dtype.kind not in "uib":
+            raise MaskError(f"the mask holds {mask.dtype}: expected whole numbers, 0 for the background")
+        ids = np.unique(mask).tolist()
+        if ids[0] < 0 or ids[-1] > 255:
+            raise MaskError(f"the mask has ids from {ids[0]} to {ids[-1]}: expected 0 to 255")
+        return [int(i) for i in ids if i and i not in self._trackers]
+
+    def _track(self, frame: NDArray[np.uint8]) -> list[PastedScores]:
+        if self._probabilities is None:
+            return []
+        return [
+            tracker.track(frame, probability, self._region)
+            for tracker, probability in zip(self._trackers.values(), self._probabilities, strict=True)
+        ]
+
+    def _start(self, frame: NDArray[np.uint8], object_id: int, mask: NDArray[np.bool_]) -> PastedScores:
+        tracker = ObjectTracker(self.network.new_target(), self.geometry, self.settings, self.clock)
+        tracker.start(frame, mask)
+        self._trackers[object_id] = tracker
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        region = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+        return PastedScores(np.where(mask[region], np.float32(GIVEN), np.float32(-GIVEN)), region)
+
+    def _merge(self, pasted: list[PastedScores], size: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Soft aggregation, where any object's scores lie: elsewhere the objects' merged probability is zero in fp32."""
+        regions = [p.region for p in pasted if p.scores.size]
+        rows, columns = (
+            slice(min((r[axis].start for r in regions), default=0), max((r[axis].stop for r in regions), default=0))
+            for axis in (0, 1)
+        )
+        scores = np.full((len(pasted), rows.stop - rows.start, columns.stop - columns.start), OUTSIDE, np.float32)
+        for canvas, p in zip(scores, pasted, strict=True):
+            if p.scores.size:
+                own_rows, own_columns = p.region
+                canvas[
+                    own_rows.start - rows.start : own_rows.stop - rows.start,
+                    own_columns.start - columns.start : own_columns.stop - columns.start,
+                ] = p.scores
+        merged = soft_aggregation(scores)
+        if self._probabilities is None or len(self._probabilities) != len(pasted):
+            self._probabilities = np.zeros((len(pasted), *size), np.float32)
+        else:
+            self._probabilities[(slice(None), *self._region)] = 0
+        self._region = (rows, columns)
+        self._probabilities[:, rows, columns] = merged[1:]
+        labels = np.zeros(size, np.uint8)
+        ids = np.array((0, *self._trackers), np.uint8)
+        labels[rows, columns] = ids[merged.argmax(axis=0)]
+        return labels
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Everything that the next frame depends on, as arrays: a segmenter that loads it goes on exactly alike."""
+        if self._probabilities is None:
+            return {"ids": np.zeros(0, np.int64)}
+        state: dict[str, NDArray[Any]] = {
+            "ids": np.array(self.object_ids),
+            "probabilities": self._probabilities.copy(),
+            "region": np.array([[s.start, s.stop] for s in self._region]),
+        }
+        for object_id, tracker in self._trackers.items():
+            state.update({f"object{object_id}.{name}": array for name, array in tracker.state_dict().items()})
+        return state
+
+    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+        """The reverse of `state_dict`; bundle and settings must be the same."""
+        self.reset()
+        if not len(state["ids"]):
+            return
+        self._probabilities = state["probabilities"].copy()
+        rows, columns = state["region"].tolist()
+        self._region = (slice(*rows), slice(*columns))
+        for object_id in state["ids"].tolist():
+            prefix = f"object{object_id}."
+            tracker = ObjectTracker(self.network.new_target(), self.geometry, self.settings, self.clock)
+            tracker.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+            self._trackers[object_id] = tracker

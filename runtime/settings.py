@@ -1,0 +1,69 @@
+"""How a bundle is used."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+from .errors import SettingsError
+from .manifest import Defaults
+
+Branches = Literal["both", "transduction", "induction"]
+ScoreResize = Literal["given", "ratio"]
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the orchestrator.
+
+    Attributes:
+        memory: N, frames kept per object (section 3.5).
+        interval: T, frames between memory updates (section 3.5).
+        branches: which of the two branches contribute (Table 1).
+        threads: cores that one engine call may use.
+        score_resize: how a crop's scores are mapped back to the frame; see `crop.paste_scores`.
+    """
+
+    memory: int
+    interval: int
+    branches: Branches
+    threads: int
+    score_resize: ScoreResize
+
+    @classmethod
+    def resolve(
+        cls,
+        defaults: Defaults,
+        *,
+        memory: int | None = None,
+        interval: int | None = None,
+        branches: str = "both",
+        threads: int | None = None,
+        score_resize: str = "given",
+    ) -> Self:
+        """What the user asked for, else the bundle's defaults.
+
+        Raises:
+            SettingsError: a value is out of its range.
+        """
+        chosen_memory = defaults.memory if memory is None else memory
+        chosen_interval = defaults.interval if interval is None else interval
+        chosen_threads = available_cores() if threads is None else threads
+        for name, value, largest in (
+            ("memory", chosen_memory, 256),
+            ("interval", chosen_interval, 1_000_000),
+            ("threads", chosen_threads, 1024),
+        ):
+            if not 1 <= value <= largest:
+                raise SettingsError(f"{name} is {value}: expected 1 to {largest}")
+        if branches not in get_args(Branches):
+            raise SettingsError(f"branches is {branches!r}: expected one of {', '.join(get_args(Branches))}")
+        if score_resize not in get_args(ScoreResize):
+            raise SettingsError(f"score_resize is {score_resize!r}: expected one of {', '.join(get_args(ScoreResize))}")
+        return cls(chosen_memory, chosen_interval, branches, chosen_threads, score_resize)  # type: ignore[arg-type]
