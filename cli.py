@@ -1,0 +1,127 @@
+"""The `jointrt` command. Libraries are imported inside the commands, so that help needs none of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from .runtime.errors import JointError
+
+app = typer.Typer(
+    name="jointrt",
+    help="Segment objects through videos with JOINT: from a first mask to a mask for every frame.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; a `JointError` becomes one line on the error output and exit code 2."""
+    try:
+        app()
+    except JointError as error:
+        print_error(str(error))
+        sys.exit(2)
+
+
+def print_error(message: str) -> None:
+    """One red line on the error output, never wrapped."""
+    from rich.console import Console
+
+    line = "error: " + " ".join(message.split())
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jointrt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Argument(help="A video file, or a folder of images in natural order.")],
+    mask: Annotated[
+        Path,
+        typer.Option(
+            "--mask",
+            help="The objects in the first frame: a palette, grey or black-and-white PNG; or a folder of PNGs named like "
+            "frames, in which later ones add objects.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the results.", show_default="out/NAME")
+    ] = None,
+    bundle: Annotated[str, typer.Option(help="Name of an installed bundle, or a bundle's folder.")] = "lite",
+    memory: Annotated[int | None, typer.Option(help="Frames kept per object.", show_default="the bundle's")] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="Frames between memory updates.", show_default="the bundle's")
+    ] = None,
+    branches: Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")] = "both",
+    threads: Annotated[
+        int | None, typer.Option(help="Cores for the inference.", show_default="all that the process may use")
+    ] = None,
+    score_resize: Annotated[
+        str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
+    ] = "given",
+    device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
+    every: Annotated[int, typer.Option(help="Segment every K-th frame only.", metavar="K")] = 1,
+    start: Annotated[int, typer.Option(help="First frame, counted from 0.", metavar="FRAME")] = 0,
+    end: Annotated[
+        int | None, typer.Option(help="First frame not to segment.", metavar="FRAME", show_default="all frames")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overlay: Annotated[bool, typer.Option(help="Write OUT/overlay.mp4.")] = True,
+) -> None:
+    """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them."""
+    from .runtime.run import Request, run_command
+
+    request = Request(
+        source=source,
+        mask=mask,
+        out=out or Path("out") / source.stem,
+        bundle=bundle,
+        memory=memory,
+        interval=interval,
+        branches=branches,
+        threads=threads,
+        score_resize=score_resize,
+        device=device,
+        every=every,
+        start=start,
+        end=end,
+        overwrite=overwrite,
+        resume=resume,
+        overlay=overlay,
+    )
+    sys.exit(run_command(request))
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, providers and bundles, and whether each can be used."""
+    from .runtime.doctor import examine, print_report
+
+    report = examine()
+    print_report(report)
+    sys.exit(0 if report.usable else 2)
+
+
+if __name__ == "__main__":
+    main()
