@@ -17,15 +17,9 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..model.network import JointNet
-from ..model.target_model import gather_taps, steepest_descent
+from ..model.target_model import descent_step, gather_taps, residuals
 from ..model.transformer import instance_norm, to_tokens
-from .projection import project
-
-INITIAL_STEPS = 20
-"""Steepest-descent steps for a new object (LWL, section 4)."""
-UPDATE_STEPS = 3
-"""Steepest-descent steps at a memory update (LWL, section 4)."""
-
+from .projection import FoldedProjection
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -89,6 +83,9 @@ class Graph(nn.Module):
             "z_ind": ("B", "N", n, config.feature_channels),
             "E_ind_all": ("B", "N", n, config.encoding_channels),
             "W_all": ("B", "N", n, config.encoding_channels),
+            **dict.fromkeys(
+                ("weights", "residual", "residual_next"), ("B", "N", n, config.encoding_channels)
+            ),
             "sample_weights": ("B", "N"),
         }
         return Port(name, shapes[name])
@@ -241,41 +238,53 @@ class MemoryReadGraph(AttentionGraph):
         return affinity @ E_tra, affinity.sum(-1, keepdim=True)
 
 
-class FewShotGraph(Graph):
-    """Steps of the few-shot learner over N samples, unrolled; omega is a matrix (C, K*K*D), taps before channels."""
+class FewShotResidualGraph(Graph):
+    """Eq. 6 at the filter that the few-shot learner starts from; omega is a matrix (C, K*K*D), taps before channels."""
 
-    steps: ClassVar[int]
+    name = "few_shot_residual"
 
     def inputs(self) -> list[Port]:
         return self.ports("z_ind E_ind_all W_all sample_weights omega")
 
     def outputs(self) -> list[Port]:
-        return self.ports("omega_next")
+        return self.ports("weights residual")
 
-    def forward(self, z_ind: Tensor, E_ind: Tensor, W: Tensor, sample_weights: Tensor, omega: Tensor) -> Tensor:
+    def forward(
+        self, z_ind: Tensor, E_ind: Tensor, W: Tensor, sample_weights: Tensor, omega: Tensor
+    ) -> tuple[Tensor, ...]:
         z, E, weights = (t.unflatten(2, self.config.feature_size) for t in (z_ind, E_ind, W))
+        weights = weights * sample_weights[:, :, None, None, None]
+        residual = residuals(z, E, weights, omega, self.config.filter_size)
+        return weights.flatten(2, 3), residual.flatten(2, 3)
+
+
+class FewShotStepGraph(Graph):
+    """One step of steepest descent."""
+
+    name = "few_shot_step"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("z_ind weights omega residual")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("omega_next residual_next")
+
+    def forward(self, z_ind: Tensor, weights: Tensor, omega: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
+        z, W, r = (t.unflatten(2, self.config.feature_size) for t in (z_ind, weights, residual))
         reg = self.net.target_model.filter_reg
-        return steepest_descent(z, E, weights, sample_weights, reg, omega, self.steps, self.config.filter_size)
-
-
-class FewShotInitialGraph(FewShotGraph):
-    """The learning of a new object's filter."""
-
-    name = "few_shot_initial"
-    steps = INITIAL_STEPS
-
-
-class FewShotUpdateGraph(FewShotGraph):
-    """The filter's update with the memory."""
-
-    name = "few_shot_update"
-    steps = UPDATE_STEPS
+        omega, r = descent_step(z, W, reg, omega, r, self.config.filter_size)
+        return omega, r.flatten(2, 3)
 
 
 class DecoderGraph(Graph):
     """Eq. 7, the target model included: E*_tra + T_omega(X) and the trunk's layers -> logits."""
 
     name = "decoder"
+
+    def __init__(self, net: JointNet) -> None:
+        super().__init__(net)
+        height, width = net.config.crop_size
+        self.projection = FoldedProjection(net.decoder.project, height // 4, width // 4)
 
     def inputs(self) -> list[Port]:
         return self.ports("E_tra_star x_ind omega layer1 layer2 layer3 layer4")
@@ -297,9 +306,8 @@ class DecoderGraph(Graph):
         planes = (x_ind @ omega).unflatten(1, size).unsqueeze(1)
         E_ind_star = gather_taps(planes, self.config.filter_size)[:, 0]
         encodings = (E_tra_star.unflatten(1, size) + E_ind_star).permute(0, 3, 1, 2)
-        decoder = self.net.decoder
-        finest = decoder.refine(encodings, [layer1, layer2, layer3, layer4])[1]
-        return project(decoder.project, finest)
+        finest = self.net.decoder.refine(encodings, [layer1, layer2, layer3, layer4])[1]
+        return self.projection(finest)
 
 
 def encode(net: JointNet, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
@@ -315,8 +323,8 @@ GRAPHS: tuple[type[Graph], ...] = (
     MemoryReplaceGraph,
     MemoryEncodeGraph,
     MemoryReadGraph,
-    FewShotInitialGraph,
-    FewShotUpdateGraph,
+    FewShotResidualGraph,
+    FewShotStepGraph,
     DecoderGraph,
 )
 """Every graph of a bundle."""

@@ -9,7 +9,7 @@ than these products on a CPU.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..model.decoder import Projection
@@ -46,20 +46,24 @@ def doubling_matrix(size: int, shift: int = 0) -> Tensor:
     return matrix.float()
 
 
-def double(x: Tensor) -> Tensor:
-    """Bicubic enlargement by two: (B, C, H, W) -> (B, C, 2H, 2W)."""
-    rows, columns = doubling_matrix(x.shape[-2]), doubling_matrix(x.shape[-1])
-    return rows @ (x @ columns.T)
+class FoldedProjection(nn.Module):
+    """What `Projection` computes, for one size."""
 
+    def __init__(self, projection: Projection, height: int, width: int) -> None:
+        super().__init__()
+        self.projection = projection
+        shifts = (-1, 0, 1)
+        self.register_buffer("rows1", doubling_matrix(height))
+        self.register_buffer("columns1", doubling_matrix(width).T.contiguous())
+        self.register_buffer("rows2", torch.cat([doubling_matrix(2 * height, s) for s in shifts], dim=1))
+        self.register_buffer("columns2", torch.cat([doubling_matrix(2 * width, s) for s in shifts], dim=1).T.contiguous())
 
-def project(projection: Projection, x: Tensor) -> Tensor:
-    """`Projection.forward`: (B, channels, H / 4, W / 4) -> logits (B, 1, H, W)."""
-    x = F.relu(projection.conv1(double(x)))
-    weight, bias = projection.conv2.weight, projection.conv2.bias
-    assert bias is not None
-    height, width = x.shape[-2:]
-    planes = F.conv2d(x, weight[0].permute(1, 2, 0).reshape(9, -1, 1, 1)).unflatten(1, (3, 3))
-    joined = planes.permute(0, 1, 3, 2, 4).reshape(-1, 3 * height, 3 * width)
-    rows = torch.cat([doubling_matrix(height, shift) for shift in (-1, 0, 1)], dim=1)
-    columns = torch.cat([doubling_matrix(width, shift) for shift in (-1, 0, 1)], dim=1)
-    return (rows @ (joined @ columns.T) + bias).unsqueeze(1)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H / 4, W / 4) -> logits (B, 1, H, W)."""
+        weight, bias = self.projection.conv2.weight, self.projection.conv2.bias
+        assert bias is not None
+        x = F.relu(self.projection.conv1(self.rows1 @ (x @ self.columns1)))
+        height, width = x.shape[-2:]
+        planes = F.conv2d(x, weight[0].permute(1, 2, 0).reshape(9, -1, 1, 1)).unflatten(1, (3, 3))
+        joined = planes.permute(0, 1, 3, 2, 4).reshape(-1, 3 * height, 3 * width)
+        return (self.rows2 @ (joined @ self.columns2) + bias).unsqueeze(1)

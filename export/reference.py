@@ -17,8 +17,7 @@ from ..model.network import Features, JointNet
 from ..runtime.clock import StageClock
 from ..runtime.manifest import Defaults, Geometry
 from ..runtime.segmenter import Segmenter
-from ..runtime.settings import Settings
-from .graphs import INITIAL_STEPS, UPDATE_STEPS
+from ..runtime.settings import INITIAL_STEPS, UPDATE_STEPS, Settings
 
 
 def geometry_of(config: ModelConfig) -> Geometry:

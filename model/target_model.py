@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .transformer import to_tokens
-
 
 class InstanceL2Norm(nn.Module):
     """x * scale * sqrt(C*h*w / (sum of x^2 + 1e-5)) over each sample (pytracking's layer of that name)."""
@@ -65,53 +63,54 @@ def scatter_taps(values: Tensor, filter_size: int) -> Tensor:
     return torch.cat(taps, dim=-1)
 
 
-def steepest_descent(
-    z: Tensor,
-    E: Tensor,
-    W: Tensor,
-    sample_weights: Tensor,
-    reg: Tensor,
-    omega: Tensor,
-    steps: int,
-    filter_size: int,
+def residuals(
+    z: Tensor, E: Tensor, weights: Tensor, omega: Tensor, filter_size: int
 ) -> Tensor:
-    """Minimise eq. 6 from `omega` by `steps` steps of exact line search.
-
-    g = J^T r, h = J g, alpha = |g|^2 / max(|h|^2, 1e-8), omega -= alpha g. The residual is carried along
-    (r -= alpha h), which saves one of three products per step.
+    """The data part of eq. 6's residuals, weights . (T_omega(z) - E).
 
     Args:
-        z: features as tokens (S, N, h, w, C).
-        E: few-shot labels (S, N, h, w, D).
-        W: importance weights (S, N, h, w, D).
-        sample_weights: (S, N); multiplies the residual itself, not its square.
-        reg: lambda, (1,); multiplies omega in the residual.
-        omega: start, as `to_matrix` gives it, (S, C, K*K*D).
-        steps: number of steps.
+        z: features as tokens, (S, N, h, w, C).
+        E: few-shot labels, (S, N, h, w, D).
+        weights: importance W times the sample's weight (the residual's factor, not its square's), (S, N, h, w, D).
+        omega: as `to_matrix` gives it, (S, C, K*K*D).
         filter_size: K.
 
     Returns:
-        omega as a matrix (S, C, K*K*D).
+        (S, N, h, w, D).
     """
-    tokens = z.flatten(1, 3)
-    transposed = tokens.transpose(1, 2)
-    weights = sample_weights[:, :, None, None, None] * W
+    return weights * (_apply(z, omega, filter_size) - E)
 
-    def apply(matrix: Tensor) -> Tensor:
-        return weights * gather_taps((tokens @ matrix).unflatten(1, z.shape[1:4]), filter_size)
 
-    def adjoint(values: Tensor) -> Tensor:
-        return transposed @ scatter_taps(weights * values, filter_size).flatten(1, 3)
+def descent_step(
+    z: Tensor, weights: Tensor, reg: Tensor, omega: Tensor, residual: Tensor, filter_size: int
+) -> tuple[Tensor, Tensor]:
+    """One step of steepest descent on eq. 6 with exact line search.
 
-    residual = apply(omega) - weights * E
-    for _ in range(steps):
-        g = adjoint(residual) + reg * reg * omega
-        h = apply(g)
-        denominator = h.square().sum(dim=(1, 2, 3, 4)) + (reg * g).square().sum(dim=(1, 2))
-        alpha = g.square().sum(dim=(1, 2)) / denominator.clamp(min=1e-8)
-        omega = omega - alpha[:, None, None] * g
-        residual = residual - alpha[:, None, None, None, None] * h
-    return omega
+    g = J^T r, h = J g, alpha = |g|^2 / max(|h|^2, 1e-8), omega -= alpha g. The residual is carried along
+    (r -= alpha h), which saves one of three products.
+
+    Args:
+        z: (S, N, h, w, C).
+        weights: as `residuals` takes them.
+        reg: lambda, (1,); multiplies omega in the residual.
+        omega: (S, C, K*K*D).
+        residual: the data part at omega, (S, N, h, w, D).
+        filter_size: K.
+
+    Returns:
+        omega and residual after the step.
+    """
+    scattered = scatter_taps(weights * residual, filter_size).flatten(1, 3)
+    g = z.flatten(1, 3).transpose(1, 2) @ scattered + reg * reg * omega
+    h = weights * _apply(z, g, filter_size)
+    denominator = h.square().sum(dim=(1, 2, 3, 4)) + (reg * g).square().sum(dim=(1, 2))
+    alpha = g.square().sum(dim=(1, 2)) / denominator.clamp(min=1e-8)
+    return omega - alpha[:, None, None] * g, residual - alpha[:, None, None, None, None] * h
+
+
+def _apply(z: Tensor, omega: Tensor, filter_size: int) -> Tensor:
+    """T_omega(z): (S, N, h, w, C), (S, C, K*K*D) -> (S, N, h, w, D)."""
+    return gather_taps((z.flatten(1, 3) @ omega).unflatten(1, z.shape[1:4]), filter_size)
 
 
 class TargetModel(nn.Module):
@@ -124,8 +123,8 @@ class TargetModel(nn.Module):
 
     def forward(self, x_ind: Tensor, omega: Tensor) -> Tensor:
         """E*_ind = T_omega(X): (S, C, h, w), (S, D, C, K, K) -> (S, D, h, w)."""
-        planes = (to_tokens(x_ind) @ to_matrix(omega)).unflatten(1, x_ind.shape[-2:])
-        return gather_taps(planes[:, None], self.filter_size)[:, 0].permute(0, 3, 1, 2)
+        z = x_ind.permute(0, 2, 3, 1)[:, None]
+        return _apply(z, to_matrix(omega), self.filter_size)[:, 0].permute(0, 3, 1, 2)
 
     def fit(
         self, z_ind: Tensor, E_ind: Tensor, W: Tensor, sample_weights: Tensor, omega: Tensor | None, steps: int
@@ -144,12 +143,14 @@ class TargetModel(nn.Module):
             omega, (S, D, C, K, K).
         """
         z, E, weights = (t.permute(0, 1, 3, 4, 2) for t in (z_ind, E_ind, W))
+        weights = weights * sample_weights[:, :, None, None, None]
         if omega is None:
-            size = self.filter_size * self.filter_size * E.shape[-1]
-            start = z.new_zeros(z.shape[0], z.shape[-1], size)
+            matrix = z.new_zeros(z.shape[0], z.shape[-1], self.filter_size**2 * E.shape[-1])
         else:
-            start = to_matrix(omega)
-        matrix = steepest_descent(z, E, weights, sample_weights, self.filter_reg, start, steps, self.filter_size)
+            matrix = to_matrix(omega)
+        residual = residuals(z, E, weights, matrix, self.filter_size)
+        for _ in range(steps):
+            matrix, residual = descent_step(z, weights, self.filter_reg, matrix, residual, self.filter_size)
         return to_filter(matrix, self.filter_size)
 
 

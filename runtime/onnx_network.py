@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .clock import StageClock
 from .engine import Buffer, Engine
-from .settings import Settings
+from .settings import INITIAL_STEPS, UPDATE_STEPS, Settings
 
 
 class OnnxNetwork:
@@ -26,7 +26,7 @@ class OnnxNetwork:
         self.clock = clock
         unused = {
             "both": (),
-            "transduction": ("few_shot_initial", "few_shot_update"),
+            "transduction": ("few_shot_residual", "few_shot_step"),
             "induction": ("transformer_query", "memory_add", "memory_replace", "memory_encode", "memory_read"),
         }[settings.branches]
         manifest = bundle.manifest
@@ -49,6 +49,8 @@ class OnnxNetwork:
         self.spare_C, self.spare_D = self.buffer("C"), self.buffer("D")
         self.spare_C_new, self.spare_D_new = self.buffer("C"), self.buffer("D")
         self.omega_next = self.buffer("omega")
+        _, _, n, D = self.shape("residual")
+        self.residuals = [np.zeros((1, settings.memory, n, D), np.float32) for _ in range(3)]
 
     def shape(self, port: str) -> tuple[int, ...]:
         """A port's shape for one object."""
@@ -117,7 +119,7 @@ class OnnxTarget:
         if self.induction:
             with self.network.clock.stage("few_shot"):
                 np.copyto(self.samples["z_ind"][:, slot], self.x_ind.array)
-                self._learn(sample_weights, "few_shot_initial" if first else "few_shot_update")
+                self._learn(sample_weights, INITIAL_STEPS if first else UPDATE_STEPS)
         if self.transduction:
             with self.network.clock.stage("memory_update"):
                 self._remember(slot, replaced)
@@ -145,13 +147,19 @@ class OnnxTarget:
             }
             net.engines["label_encoder"].run({"mask": net.mask}, outputs)
 
-    def _learn(self, sample_weights: NDArray[np.float32], graph: str) -> None:
+    def _learn(self, sample_weights: NDArray[np.float32], steps: int) -> None:
+        """Steps of steepest descent over the stored samples."""
         net = self.network
-        inputs = {name: Buffer(array[:, : self.stored]) for name, array in self.samples.items()}
-        inputs["sample_weights"] = Buffer(np.ascontiguousarray(sample_weights[None]))
-        inputs["omega"] = self.omega
-        net.engines[graph].run(inputs, {"omega_next": net.omega_next})
-        self.omega, net.omega_next = net.omega_next, self.omega
+        samples = {name: Buffer(array[:, : self.stored]) for name, array in self.samples.items()}
+        weights, residual, residual_next = (Buffer(array[:, : self.stored]) for array in net.residuals)
+        inputs = {**samples, "sample_weights": Buffer(sample_weights[None].copy()), "omega": self.omega}
+        net.engines["few_shot_residual"].run(inputs, {"weights": weights, "residual": residual})
+        step = {"z_ind": samples["z_ind"], "weights": weights}
+        for _ in range(steps):
+            outputs = {"omega_next": net.omega_next, "residual_next": residual_next}
+            net.engines["few_shot_step"].run({**step, "omega": self.omega, "residual": residual}, outputs)
+            self.omega, net.omega_next = net.omega_next, self.omega
+            residual, residual_next = residual_next, residual
 
     def _remember(self, slot: int, replaced: bool) -> None:
         """Add the extracted frame's terms to all others' attention and theirs to its own; take the old frame's out."""

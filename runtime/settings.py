@@ -9,6 +9,11 @@ from typing import Literal, Self, get_args
 from .errors import SettingsError
 from .manifest import Defaults
 
+INITIAL_STEPS = 20
+"""Steepest-descent steps for a new object (LWL, section 4)."""
+UPDATE_STEPS = 3
+"""Steepest-descent steps at a memory update (LWL, section 4)."""
+
 Branches = Literal["both", "transduction", "induction"]
 ScoreResize = Literal["given", "ratio"]
 

@@ -1,0 +1,178 @@
+"""`jointrt export`: weights -> a bundle, by way of the parity gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..model.config import ModelConfig
+from ..model.network import JointNet
+from ..runtime.bundle import MANIFEST, Bundle, sha256_of
+from ..runtime.errors import BundleError, OutputError, SettingsError
+from ..runtime.manifest import FORMAT_VERSION, Defaults, Manifest, Weights
+from .graphs import GRAPHS
+from .onnx_export import OPSET, export_graph
+from .parity import failures, measure
+from .reference import geometry_of
+from .weights import load_network
+
+WEIGHTS = "weights.safetensors"
+"""Name of the weights inside a bundle."""
+
+
+@contextmanager
+def replaced_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill beside `out`, which takes its place when the block ends well and vanishes when it does not.
+
+    Raises:
+        OutputError: `out` exists and may not be overwritten, or is no bundle, or cannot be written.
+    """
+    if out.exists():
+        if not overwrite:
+            raise OutputError(f"{out} exists: choose another folder, or give --overwrite")
+        if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+            raise OutputError(f"{out} is not a bundle: it is left alone; choose another folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise OutputError(f"{out.parent} cannot be written ({error.strerror}): choose another folder") from None
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if out.exists():
+            aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+            out.rename(aside / out.name)
+            temporary.rename(out)
+            shutil.rmtree(aside)
+        else:
+            temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_crop(crop: tuple[int, int]) -> tuple[int, int]:
+    """A crop size (height, width) that the network's strides divide.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if any(n < 64 or n > 2048 or n % 32 for n in crop):
+        raise SettingsError(f"crop is {crop[0]}x{crop[1]}: expected height x width, each a multiple of 32 from 64 to 2048")
+    return crop
+
+
+def export_bundle(
+    weights: Path,
+    out: Path,
+    *,
+    crop: tuple[int, int] | None = None,
+    memory: int = 20,
+    interval: int = 5,
+    max_objects: int = 8,
+    include_weights: bool = True,
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Trace every graph, write the manifest, pass the gate, and put the bundle in its place.
+
+    Args:
+        weights: a weights file of `jointrt import-checkpoint` or `jointrt train`.
+        out: the bundle's folder.
+        crop: (height, width); the model's own if None.
+        memory: default N.
+        interval: default T.
+        max_objects: objects that one engine call may carry.
+        include_weights: keep the weights in the bundle, so that `verify` and `compare` need nothing else.
+        overwrite: replace an existing bundle.
+        progress: told what is being done.
+
+    Raises:
+        WeightsError: the weights cannot be used.
+        BundleError: the gate failed; nothing is left behind.
+        OutputError: `out` cannot be written.
+    """
+    net, provenance = load_network(weights)
+    if crop is not None:
+        net = with_crop(net, check_crop(crop))
+    defaults = Defaults(memory=memory, interval=interval, max_objects=max_objects)
+    with replaced_folder(out, overwrite) as folder:
+        graphs = {}
+        for kind in GRAPHS:
+            progress(f"tracing {kind.name}")
+            graphs[kind.name] = export_graph(kind(net), folder)
+        if include_weights:
+            shutil.copyfile(weights, folder / WEIGHTS)
+        manifest = Manifest(
+            format="jointrt-bundle",
+            version=FORMAT_VERSION,
+            model=net.config.to_dict(),
+            weights=provenance,
+            geometry=geometry_of(net.config),
+            defaults=defaults,
+            graphs=graphs,
+            files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+            backend="onnx",
+            precision="fp32",
+            opset=OPSET,
+            tools=tool_versions(),
+            parity=None,
+        )
+        write_manifest(folder, manifest)
+        progress("comparing with the PyTorch network")
+        parity = measure(Bundle.open(folder), net)
+        failed = failures(parity)
+        if failed:
+            raise BundleError("the parity gate failed, no bundle was written: " + "; ".join(failed))
+        write_manifest(folder, manifest.model_copy(update={"parity": parity}))
+    return Bundle.open(out)
+
+
+def with_crop(net: JointNet, crop: tuple[int, int]) -> JointNet:
+    """The same weights for another crop size."""
+    other = JointNet(dataclasses.replace(net.config, crop_size=crop))
+    other.load_state_dict(net.state_dict())
+    return other.eval()
+
+
+def bundle_network(bundle: Bundle, weights: Path | None = None) -> JointNet:
+    """The PyTorch network that a bundle was made from: from its own weights, or from a given file.
+
+    Raises:
+        BundleError: the bundle holds no weights and none are given, or they are others.
+    """
+    path = bundle.path(WEIGHTS) if weights is None else weights
+    if weights is None and not path.is_file():
+        raise BundleError(f"{bundle.folder} holds no {WEIGHTS}: give the weights it was made from with --weights W.safetensors")
+    net, provenance = load_network(path)
+    if provenance.sha256 != bundle.manifest.weights.sha256:
+        raise BundleError(
+            f"{path} has sha256 {provenance.sha256[:12]}..., {bundle.folder} was made from "
+            f"{bundle.manifest.weights.sha256[:12]}...: give the weights it was made from with --weights"
+        )
+    return with_crop(net, ModelConfig.from_dict(bundle.manifest.model).crop_size)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """`manifest.json`, readable."""
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+
+
+def tool_versions() -> dict[str, str]:
+    """What a bundle was built with."""
+    found = {"python": platform.python_version()}
+    for package in ("jointrt", "torch", "onnx", "onnxscript", "onnxruntime", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+__all__ = ["WEIGHTS", "Weights", "bundle_network", "check_crop", "export_bundle", "with_crop"]
