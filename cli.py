@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -60,8 +61,8 @@ def run(
         Path,
         typer.Option(
             "--mask",
-            help="The objects in the first frame: a palette, grey or black-and-white PNG; or a folder of PNGs named like "
-            "frames, in which later ones add objects.",
+            help="The objects in the first frame: a palette, grey or black-and-white PNG; or a folder of PNGs named "
+            "like frames, in which later ones add objects.",
         ),
     ],
     out: Annotated[
@@ -90,7 +91,9 @@ def run(
     overlay: Annotated[bool, typer.Option(help="Write OUT/overlay.mp4.")] = True,
 ) -> None:
     """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them."""
-    from .runtime.run import Request, run_command
+    from .runtime.console import RunDisplay, summary
+    from .runtime.errors import VideoError
+    from .runtime.run import Request, segment_video
 
     request = Request(
         source=source,
@@ -110,7 +113,18 @@ def run(
         resume=resume,
         overlay=overlay,
     )
-    sys.exit(run_command(request))
+    with RunDisplay() as display:
+        outcome = segment_video(request, display)
+    if outcome.frames:
+        typer.echo(summary(outcome, request))
+    for file in outcome.unused:
+        display.note(f"not used: {file}, whose frame is not there")
+    if outcome.interrupted:
+        again = shlex.join(["jointrt", *(a for a in sys.argv[1:] if a not in ("--overwrite", "--resume")), "--resume"])
+        display.note(f"interrupted; go on with: {again}" if outcome.frames else "interrupted; nothing was written")
+        sys.exit(130)
+    if outcome.damage is not None:
+        raise VideoError(f"{outcome.damage}; all of them were segmented")
 
 
 @app.command()
