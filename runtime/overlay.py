@@ -19,6 +19,8 @@ from .masks import distinct_colours
 TINT = 0.5
 """Share of the object's colour inside it."""
 ENCODER = "libx264"
+X264_OPTIONS = {"preset": "veryfast", "crf": "20", "bf": "0"}
+"""Without B-frames the order of decoding is that of showing, and a track with irregular times has its true length."""
 BT709 = 1
 """H.273's number of the BT.709 primaries, transfer curve and matrix."""
 
@@ -82,7 +84,7 @@ class OverlayVideo:
         self._start: Fraction | None = None
         self._last = -1
         self._container = _open_mp4(self._part, path)
-        self._stream = self._container.add_stream(ENCODER, rate=rate, options={"preset": "veryfast", "crf": "20"})
+        self._stream = self._container.add_stream(ENCODER, rate=rate, options=X264_OPTIONS)
         context = self._stream.codec_context
         context.height, context.width = size[0] + self._pad[0], size[1] + self._pad[1]
         context.pix_fmt = "yuv420p"

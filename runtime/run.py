@@ -157,6 +157,13 @@ class Job:
             JointError: one of them cannot be used.
         """
         _check_range(request)
+        try:
+            return cls._prepare(request)
+        except OSError as error:
+            raise JointError(f"{error.filename} cannot be used: {error.strerror}") from None
+
+    @classmethod
+    def _prepare(cls, request: Request) -> Self:
         source = open_source(request.source)
         if source.count is not None and request.start >= source.count:
             raise SettingsError(

@@ -23,6 +23,9 @@ FOLDER_RATE = Fraction(24)
 """Frames per second of a folder of images, which has none of its own; DAVIS films are shown at 24."""
 FINEST_TICKS = 1_000_000
 """Ticks per second beyond which a common multiple of frame rate and time base is not formed."""
+MATROSKA_MAGIC = bytes.fromhex("1a45dfa3")
+MP4_MAGIC = b"ftyp"
+"""At byte 4."""
 TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
 """FFmpeg demuxers that draw any text file as pictures."""
 
@@ -248,8 +251,10 @@ def _open_container(path: Path) -> Any:
         if path.stat().st_size == 0:
             raise VideoError(f"{path} is empty: expected a video") from None
         with path.open("rb") as stream:
-            is_mp4 = stream.read(12)[4:8] == b"ftyp"
-        if is_mp4:
+            head = stream.read(12)
+        if head[:4] == MATROSKA_MAGIC:
+            raise VideoError(f"{path} is a Matroska file that holds no frame: it is empty or truncated") from None
+        if head[4:8] == MP4_MAGIC:
             raise VideoError(
                 f"{path} is a truncated MP4: its index, written last, is missing, so 0 frames can be read; copy or "
                 "record it again"
@@ -269,7 +274,8 @@ def _video_stream(container: Any, path: Path) -> Any:
     covers = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not streams:
-        raise VideoError(f"{path} is not a video: it has no video stream")
+        found = "only other streams" if len(container.streams) else "no stream"
+        raise VideoError(f"{path} holds no frame: expected a video stream, found {found}")
     return streams[0]
 
 
@@ -287,7 +293,7 @@ def _orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
 
     FFmpeg's `libavutil/display.h` gives the layout: nine int32, row by row.
     """
-    data = picture.side_data.get("DISPLAYMATRIX")
+    data: Any = picture.side_data.get("DISPLAYMATRIX")
     if data is None:
         return np.eye(2, dtype=np.int64)
     matrix = np.frombuffer(bytes(data), np.int32)[:9].reshape(3, 3)[:2, :2].astype(np.int64)
@@ -361,6 +367,11 @@ class ImageFolder:
                     image = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise VideoError(f"{file} cannot be read as an image: {error}") from None
+            if image.shape[:2] != self.size:
+                raise VideoError(
+                    f"{file} is {image.shape[1]}x{image.shape[0]} when turned by its EXIF data, the others are "
+                    f"{self.size[1]}x{self.size[0]}: expected images of one size"
+                )
             yield Frame(index, file.stem, image, index * self.time_base, self.time_base)
 
 
@@ -377,7 +388,9 @@ def _upright_size(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            # Pillow would decode a whole PNG to look for EXIF data behind the pixels.
+            looked_at = image.format != "PNG" or "exif" in image.info
+            turned = looked_at and image.getexif().get(EXIF_ORIENTATION, 1) >= 5
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoError(f"{file} cannot be read as an image: {error}") from None
     return (width, height) if turned else (height, width)
