@@ -1,0 +1,197 @@
+"""What of jointrt works on this machine; what `jointrt doctor` shows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .bundle import Bundle, installed_bundles
+from .cuda_devices import query_cuda_driver
+from .engine import import_onnxruntime
+from .errors import DependencyError, JointError
+from .segmenter import Segmenter
+from .settings import available_cores
+
+REQUIRED = ("jointrt", "numpy", "opencv-python", "av", "pillow", "pydantic", "rich", "typer")
+OPTIONAL = {
+    "onnxruntime": "cpu",
+    "onnxruntime-gpu": "gpu",
+    "openvino": "openvino",
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx",
+    "pycuda": "pycuda",
+}
+"""Distributions, and the extra that brings each."""
+
+DOUBLING_GRAPH = bytes.fromhex(
+    "080912003a350a0e0a01780a017812017922034164641201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02"
+    "080142040a001014"
+)
+"""An ONNX model, opset 20: y = x + x, both of one fp32 number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        part: "versions", "devices", "providers" or "bundles".
+        name: what was looked at.
+        found: what was found.
+        works: whether it can be used; None where it is neither needed nor wrong.
+    """
+
+    part: str
+    name: str
+    found: str
+    works: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All findings."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether at least one provider and one bundle work."""
+        return all(any(f.works for f in self.findings if f.part == part) for part in ("providers", "bundles"))
+
+
+def examine() -> Report:
+    """Look at everything. Bundles are loaded, tiny sessions are run; torch and TensorRT are not imported."""
+    return Report((*_versions(), *_devices(), *_providers(), *_bundles()))
+
+
+def print_report(report: Report) -> None:
+    """A table on the standard output."""
+    table = Table("", "", "", "found", show_edge=False)
+    table.columns[3].overflow = "fold"
+    signs = {True: "[green]works[/]", False: "[red]fails[/]", None: ""}
+    part = ""
+    for finding in report.findings:
+        if part and finding.part != part:
+            table.add_section()
+        heading = "" if finding.part == part else finding.part
+        table.add_row(heading, finding.name, signs[finding.works], escape(finding.found))
+        part = finding.part
+    console = Console()
+    console.print(table)
+    if not report.usable:
+        console.print("nothing can run here: see the lines in red", style="red")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("versions", "python", f"{platform.python_version()}, {platform.platform()}", None)
+    for name in REQUIRED:
+        yield Finding("versions", name, _version(name) or "not installed", None if _version(name) else False)
+    for name, extra in OPTIONAL.items():
+        yield Finding("versions", name, _version(name) or f"not installed (extra: {extra})", None)
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+        yield Finding(
+            "versions", "onnxruntime twice", "two packages in one folder: uninstall both, then install one", False
+        )
+
+
+def _devices() -> Iterator[Finding]:
+    cores = available_cores()
+    yield Finding("devices", "CPU", f"{_cpu_name()}, {cores} core{'s' * (cores != 1)} for this process", True)
+    driver = query_cuda_driver()
+    if driver.cuda_version is not None:
+        major, minor = driver.cuda_version
+        yield Finding("devices", "NVIDIA driver", f"runs CUDA up to {major}.{minor}", driver.problem is None)
+    if driver.problem is not None:
+        yield Finding("devices", "GPU", driver.problem, None)
+    for device in driver.devices:
+        major, minor = device.compute_capability
+        found = f"{device.name}, compute capability {major}.{minor}, {device.memory / 2**30:.0f} GiB"
+        yield Finding("devices", "GPU", found, None)
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _providers() -> Iterator[Finding]:
+    """The installed list of providers names some that cannot be used: only a session that has one proves it."""
+    try:
+        ort = import_onnxruntime()
+    except DependencyError as error:
+        yield Finding("providers", "ONNX Runtime", str(error), False)
+        return
+    ort.set_default_logger_severity(4)
+    for provider in ort.get_available_providers():
+        # Listed by every build; it sends requests to a service.
+        if provider == "AzureExecutionProvider":
+            continue
+        problem = _try_provider(ort, provider)
+        yield Finding("providers", provider, problem or "ran a graph", problem is None)
+
+
+def _try_provider(ort: Any, provider: str) -> str | None:
+    """Why a provider cannot be used; None if a graph ran with it."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        # On failure the library prints and falls back.
+        with contextlib.redirect_stdout(io.StringIO()):
+            session = ort.InferenceSession(DOUBLING_GRAPH, options, providers=[provider])
+        if provider not in session.get_providers():
+            return "listed, but a session falls back to another"
+        (doubled,) = session.run(None, {"x": np.array([21], np.float32)})
+    except Exception as error:
+        return " ".join(str(error).split())[:200]
+    return None if doubled[0] == 42 else f"computes 21 + 21 = {doubled[0]}"
+
+
+def _bundles() -> Iterator[Finding]:
+    folders = installed_bundles()
+    if not folders:
+        yield Finding("bundles", "none", "make one with `jointrt export --weights W.safetensors --out DIR`", False)
+    for folder in folders:
+        try:
+            began = time.perf_counter()
+            manifest = Bundle.open(folder).manifest
+            Segmenter.load(folder)
+            seconds = time.perf_counter() - began
+        except JointError as error:
+            yield Finding("bundles", folder.name, str(error), False)
+            continue
+        height, width = manifest.geometry.crop_size
+        size = sum((folder / name).stat().st_size for name in manifest.files) / 1e6
+        yield Finding(
+            "bundles",
+            folder.name,
+            f"{manifest.backend} {manifest.precision}, crop {width}x{height}, memory {manifest.defaults.memory}, "
+            f"interval {manifest.defaults.interval}, {size:.0f} MB, loaded in {seconds:.1f} s",
+            True,
+        )
