@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..model.network import JointNet
-from ..model.target_model import descent_step, gather_taps, residuals
-from ..model.transformer import instance_norm, to_tokens
+from ..model.target_model import apply_filter, descent_step, residuals
+from ..model.transformer import to_tokens
 from .projection import FoldedProjection
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,13 @@ class Graph(nn.Module):
             "mask": ("B", 1, H, W),
             "logits": ("B", 1, H, W),
             **{f"layer{i}": ("B", layers[i - 1], H >> (i + 1), W >> (i + 1)) for i in (1, 2, 3, 4)},
-            "omega": ("B", config.feature_channels, K2D),
-            "omega_next": ("B", config.feature_channels, K2D),
+            "omega": ("B", K2D, config.feature_channels),
+            "omega_next": ("B", K2D, config.feature_channels),
             "z_ind": ("B", "N", n, config.feature_channels),
             "E_ind_all": ("B", "N", n, config.encoding_channels),
             "W_all": ("B", "N", n, config.encoding_channels),
             **dict.fromkeys(
-                ("weights", "residual", "residual_next"), ("B", "N", n, config.encoding_channels)
+                ("weights", "residual", "residual_next"), ("B", config.encoding_channels, "N", n)
             ),
             "sample_weights": ("B", "N"),
         }
@@ -155,7 +155,7 @@ class QueryGraph(AttentionGraph):
         key = transformer.self_attention.project(x_tra)
         affinity = self.affinity(key, key)
         C, D = affinity @ x_tra, affinity.sum(-1, keepdim=True)
-        return transformer.cross_attention.project(instance_norm(C / D + x_tra)), key, C, D
+        return encode(self.net, x_tra, C, D), key, C, D
 
 
 class MemoryAddGraph(AttentionGraph):
@@ -176,7 +176,7 @@ class MemoryAddGraph(AttentionGraph):
         C = C + affinity @ z_new
         D = D + affinity.sum(-1, keepdim=True)
         C_new = C_new + affinity.transpose(1, 2) @ z
-        D_new = D_new + affinity.sum(1).unsqueeze(-1)
+        D_new = D_new + column_sums(affinity).transpose(1, 2)
         return C, D, C_new, D_new, encode(self.net, z, C, D)
 
 
@@ -239,7 +239,7 @@ class MemoryReadGraph(AttentionGraph):
 
 
 class FewShotResidualGraph(Graph):
-    """Eq. 6 at the filter that the few-shot learner starts from; omega is a matrix (C, K*K*D), taps before channels."""
+    """Eq. 6 at the filter that the few-shot learner starts from; omega is a matrix (K*K*D, C), taps before channels."""
 
     name = "few_shot_residual"
 
@@ -252,10 +252,11 @@ class FewShotResidualGraph(Graph):
     def forward(
         self, z_ind: Tensor, E_ind: Tensor, W: Tensor, sample_weights: Tensor, omega: Tensor
     ) -> tuple[Tensor, ...]:
-        z, E, weights = (t.unflatten(2, self.config.feature_size) for t in (z_ind, E_ind, W))
-        weights = weights * sample_weights[:, :, None, None, None]
-        residual = residuals(z, E, weights, omega, self.config.filter_size)
-        return weights.flatten(2, 3), residual.flatten(2, 3)
+        size = self.config.feature_size
+        weights = W * sample_weights[:, :, None, None]
+        E, weights = (t.permute(0, 3, 1, 2).unflatten(3, size) for t in (E_ind, weights))
+        residual = residuals(z_ind.unflatten(2, size), E, weights, omega, self.config.filter_size)
+        return weights.flatten(3), residual.flatten(3)
 
 
 class FewShotStepGraph(Graph):
@@ -270,10 +271,11 @@ class FewShotStepGraph(Graph):
         return self.ports("omega_next residual_next")
 
     def forward(self, z_ind: Tensor, weights: Tensor, omega: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
-        z, W, r = (t.unflatten(2, self.config.feature_size) for t in (z_ind, weights, residual))
+        size = self.config.feature_size
+        z, W, r = z_ind.unflatten(2, size), weights.unflatten(3, size), residual.unflatten(3, size)
         reg = self.net.target_model.filter_reg
         omega, r = descent_step(z, W, reg, omega, r, self.config.filter_size)
-        return omega, r.flatten(2, 3)
+        return omega, r.flatten(3)
 
 
 class DecoderGraph(Graph):
@@ -303,16 +305,23 @@ class DecoderGraph(Graph):
         layer4: Tensor,
     ) -> Tensor:
         size = self.config.feature_size
-        planes = (x_ind @ omega).unflatten(1, size).unsqueeze(1)
-        E_ind_star = gather_taps(planes, self.config.filter_size)[:, 0]
-        encodings = (E_tra_star.unflatten(1, size) + E_ind_star).permute(0, 3, 1, 2)
+        E_ind_star = apply_filter(x_ind.unflatten(1, size).unsqueeze(1), omega, self.config.filter_size)[:, :, 0]
+        encodings = E_tra_star.unflatten(1, size).permute(0, 3, 1, 2) + E_ind_star
         finest = self.net.decoder.refine(encodings, [layer1, layer2, layer3, layer4])[1]
         return self.projection(finest)
 
 
+def column_sums(x: Tensor) -> Tensor:
+    """(B, n, m) -> (B, 1, m), as a product: reductions over an inner axis are slow in inference engines."""
+    return torch.ones(1, 1, x.shape[1]) @ x
+
+
 def encode(net: JointNet, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """Eq. 3 and psi from the accumulated attention: tokens (B, h*w, C) -> unit keys (B, h*w, key channels)."""
-    return net.transformer.cross_attention.project(instance_norm(C / D + z))
+    """Eq. 3 (or 4) and psi from the accumulated attention: tokens (B, h*w, C) -> unit keys (B, h*w, key channels)."""
+    tokens = C / D + z
+    tokens = tokens - column_sums(tokens) / tokens.shape[1]
+    variance = column_sums(tokens.square()) / tokens.shape[1]
+    return net.transformer.cross_attention.project(tokens * torch.rsqrt(variance + 1e-5))
 
 
 GRAPHS: tuple[type[Graph], ...] = (

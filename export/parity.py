@@ -88,7 +88,7 @@ def graph_inputs(net: JointNet, sample: Sample) -> dict[str, Tensor]:
         values[name] = torch.stack((values[source], values[source].roll(11, 1)), dim=1)
     values["sample_weights"] = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
     config = net.config
-    values["omega"] = torch.zeros(2, config.feature_channels, config.filter_size**2 * config.encoding_channels)
+    values["omega"] = torch.zeros(2, config.filter_size**2 * config.encoding_channels, config.feature_channels)
     for _ in range(2):
         run("few_shot_residual")
         run("few_shot_step")

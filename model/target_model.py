@@ -28,57 +28,60 @@ class InstanceL2Norm(nn.Module):
 
 
 def to_matrix(omega: Tensor) -> Tensor:
-    """Filters (S, D, C, K, K) -> (S, C, K*K*D), taps before channels."""
-    return omega.permute(0, 2, 3, 4, 1).flatten(2)
+    """Filters (S, D, C, K, K) -> (S, K*K*D, C), taps before channels."""
+    return omega.permute(0, 3, 4, 1, 2).flatten(1, 3)
 
 
 def to_filter(matrix: Tensor, filter_size: int) -> Tensor:
     """The reverse of `to_matrix`."""
-    return matrix.unflatten(2, (filter_size, filter_size, -1)).permute(0, 4, 1, 2, 3).contiguous()
+    return matrix.unflatten(1, (filter_size, filter_size, -1)).permute(0, 3, 4, 1, 2).contiguous()
 
 
 def gather_taps(planes: Tensor, filter_size: int) -> Tensor:
-    """Shifted sums: planes (S, N, h, w, K*K*D) -> (S, N, h, w, D), zeros outside."""
-    h, w = planes.shape[2:4]
-    taps = planes.unflatten(-1, (filter_size * filter_size, -1))
+    """Shifted sums: planes (S, K*K*D, N, h, w) -> (S, D, N, h, w), zeros outside."""
+    h, w = planes.shape[-2:]
     pad = filter_size // 2
-    taps = F.pad(taps, (0, 0, 0, 0, pad, pad, pad, pad))
-    out = taps[:, :, 0:h, 0:w, 0]
+    taps = F.pad(planes.unflatten(1, (filter_size * filter_size, -1)), (pad, pad, pad, pad))
+    out = taps[:, 0, :, :, 0:h, 0:w]
     for k in range(1, filter_size * filter_size):
         dy, dx = divmod(k, filter_size)
-        out = out + taps[:, :, dy : dy + h, dx : dx + w, k]
+        out = out + taps[:, k, :, :, dy : dy + h, dx : dx + w]
     return out
 
 
 def scatter_taps(values: Tensor, filter_size: int) -> Tensor:
-    """The adjoint of `gather_taps`: (S, N, h, w, D) -> (S, N, h, w, K*K*D)."""
-    h, w = values.shape[2:4]
+    """The adjoint of `gather_taps`: (S, D, N, h, w) -> (S, K*K*D, N, h, w)."""
+    h, w = values.shape[-2:]
     pad = filter_size // 2
-    padded = F.pad(values, (0, 0, pad, pad, pad, pad))
+    padded = F.pad(values, (pad, pad, pad, pad))
     taps = []
     for k in range(filter_size * filter_size):
         dy, dx = divmod(k, filter_size)
         top, left = 2 * pad - dy, 2 * pad - dx
-        taps.append(padded[:, :, top : top + h, left : left + w])
-    return torch.cat(taps, dim=-1)
+        taps.append(padded[..., top : top + h, left : left + w])
+    return torch.cat(taps, dim=1)
 
 
-def residuals(
-    z: Tensor, E: Tensor, weights: Tensor, omega: Tensor, filter_size: int
-) -> Tensor:
+def apply_filter(z: Tensor, omega: Tensor, filter_size: int) -> Tensor:
+    """T_omega: tokens (S, N, h, w, C), omega as `to_matrix` gives it -> (S, D, N, h, w)."""
+    planes = omega @ z.flatten(1, 3).transpose(1, 2)
+    return gather_taps(planes.unflatten(2, z.shape[1:4]), filter_size)
+
+
+def residuals(z: Tensor, E: Tensor, weights: Tensor, omega: Tensor, filter_size: int) -> Tensor:
     """The data part of eq. 6's residuals, weights . (T_omega(z) - E).
 
     Args:
         z: features as tokens, (S, N, h, w, C).
-        E: few-shot labels, (S, N, h, w, D).
-        weights: importance W times the sample's weight (the residual's factor, not its square's), (S, N, h, w, D).
-        omega: as `to_matrix` gives it, (S, C, K*K*D).
+        E: few-shot labels, (S, D, N, h, w).
+        weights: importance W times the sample's weight (the residual's factor, not its square's), (S, D, N, h, w).
+        omega: (S, K*K*D, C).
         filter_size: K.
 
     Returns:
-        (S, N, h, w, D).
+        (S, D, N, h, w).
     """
-    return weights * (_apply(z, omega, filter_size) - E)
+    return weights * (apply_filter(z, omega, filter_size) - E)
 
 
 def descent_step(
@@ -93,24 +96,18 @@ def descent_step(
         z: (S, N, h, w, C).
         weights: as `residuals` takes them.
         reg: lambda, (1,); multiplies omega in the residual.
-        omega: (S, C, K*K*D).
-        residual: the data part at omega, (S, N, h, w, D).
+        omega: (S, K*K*D, C).
+        residual: the data part at omega, (S, D, N, h, w).
         filter_size: K.
 
     Returns:
         omega and residual after the step.
     """
-    scattered = scatter_taps(weights * residual, filter_size).flatten(1, 3)
-    g = z.flatten(1, 3).transpose(1, 2) @ scattered + reg * reg * omega
-    h = weights * _apply(z, g, filter_size)
+    g = scatter_taps(weights * residual, filter_size).flatten(2) @ z.flatten(1, 3) + reg * reg * omega
+    h = weights * apply_filter(z, g, filter_size)
     denominator = h.square().sum(dim=(1, 2, 3, 4)) + (reg * g).square().sum(dim=(1, 2))
     alpha = g.square().sum(dim=(1, 2)) / denominator.clamp(min=1e-8)
     return omega - alpha[:, None, None] * g, residual - alpha[:, None, None, None, None] * h
-
-
-def _apply(z: Tensor, omega: Tensor, filter_size: int) -> Tensor:
-    """T_omega(z): (S, N, h, w, C), (S, C, K*K*D) -> (S, N, h, w, D)."""
-    return gather_taps((z.flatten(1, 3) @ omega).unflatten(1, z.shape[1:4]), filter_size)
 
 
 class TargetModel(nn.Module):
@@ -124,7 +121,7 @@ class TargetModel(nn.Module):
     def forward(self, x_ind: Tensor, omega: Tensor) -> Tensor:
         """E*_ind = T_omega(X): (S, C, h, w), (S, D, C, K, K) -> (S, D, h, w)."""
         z = x_ind.permute(0, 2, 3, 1)[:, None]
-        return _apply(z, to_matrix(omega), self.filter_size)[:, 0].permute(0, 3, 1, 2)
+        return apply_filter(z, to_matrix(omega), self.filter_size)[:, :, 0]
 
     def fit(
         self, z_ind: Tensor, E_ind: Tensor, W: Tensor, sample_weights: Tensor, omega: Tensor | None, steps: int
@@ -142,10 +139,10 @@ class TargetModel(nn.Module):
         Returns:
             omega, (S, D, C, K, K).
         """
-        z, E, weights = (t.permute(0, 1, 3, 4, 2) for t in (z_ind, E_ind, W))
-        weights = weights * sample_weights[:, :, None, None, None]
+        z = z_ind.permute(0, 1, 3, 4, 2)
+        E, weights = E_ind.transpose(1, 2), (W * sample_weights[:, :, None, None, None]).transpose(1, 2)
         if omega is None:
-            matrix = z.new_zeros(z.shape[0], z.shape[-1], self.filter_size**2 * E.shape[-1])
+            matrix = z.new_zeros(z.shape[0], self.filter_size**2 * E.shape[1], z.shape[-1])
         else:
             matrix = to_matrix(omega)
         residual = residuals(z, E, weights, matrix, self.filter_size)

