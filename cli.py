@@ -127,6 +127,97 @@ def run(
         raise VideoError(f"{outcome.damage}; all of them were segmented")
 
 
+@app.command("eval")
+def evaluate(
+    root: Annotated[Path, typer.Argument(help="A DAVIS 2016, DAVIS 2017 or YouTube-VOS folder.")],
+    bundle: Annotated[
+        str | None, typer.Option(help="Name or folder of the bundle to evaluate.", show_default="lite")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Evaluate masks made elsewhere, DIR/SEQUENCE/FRAME.png.", metavar="DIR")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Evaluate a baseline without a network.", metavar="first-mask|flow")
+    ] = None,
+    sequences: Annotated[
+        str | None, typer.Option(help="Only these.", metavar="A,B,...", show_default="the data set's validation list")
+    ] = None,
+    layout: Annotated[str, typer.Option(metavar="auto|davis|youtube", help="How ROOT is laid out.")] = "auto",
+    split: Annotated[
+        str | None, typer.Option(help="DAVIS: a list under ROOT/ImageSets.", metavar="NAME", show_default="val")
+    ] = None,
+    single_object: Annotated[
+        bool, typer.Option("--single-object", help="DAVIS: take all objects as one, as DAVIS 2016 does.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the masks; for YouTube-VOS submission.zip too.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the figures here.", metavar="FILE")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with figures and the worst frames here.", metavar="FILE")
+    ] = None,
+    memory: Annotated[int | None, typer.Option(help="Frames kept per object.", show_default="the bundle's")] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="Frames between memory updates.", show_default="the bundle's")
+    ] = None,
+    branches: Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")] = "both",
+    score_resize: Annotated[
+        str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
+    ] = "given",
+    device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="Cores for all processes.", show_default="all that the process may use")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Sequences at a time.", show_default="by the number of cores")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the masks that OUT holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the complete sequences that OUT holds.")] = False,
+) -> None:
+    """Score a bundle, a folder of masks or a baseline on a benchmark: J and F per object, as the DAVIS tool counts."""
+    from rich.console import Console
+
+    from .benchmarks.evaluate import EvaluationRequest
+    from .benchmarks.evaluate import evaluate as run_evaluation
+    from .benchmarks.scores import as_table
+    from .runtime.console import RunDisplay
+
+    request = EvaluationRequest(
+        root=root,
+        bundle=bundle,
+        results=results,
+        baseline=baseline,
+        sequences=tuple(name.strip() for name in sequences.split(",") if name.strip()) if sequences else (),
+        layout=layout,
+        split=split,
+        single_object=single_object,
+        out=out,
+        csv=csv,
+        html=html,
+        memory=memory,
+        interval=interval,
+        branches=branches,
+        score_resize=score_resize,
+        device=device,
+        threads=threads,
+        processes=processes,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    with RunDisplay("evaluating") as display:
+        try:
+            evaluation = run_evaluation(request, display)
+        except KeyboardInterrupt:
+            display.note("interrupted" + ("; --resume keeps the complete sequences" if out is not None else ""))
+            sys.exit(130)
+    if evaluation.scores:
+        console = Console()
+        console.width = max(console.width, 120)
+        console.print(as_table(evaluation.scores, evaluation.facts["masks"]))
+    if evaluation.submission is not None:
+        typer.echo(f"to hand in: {evaluation.submission}")
+
+
 @app.command()
 def doctor() -> None:
     """Show versions, devices, providers and bundles, and whether each can be used."""

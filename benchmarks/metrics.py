@@ -75,7 +75,7 @@ def boundary(mask: NDArray[Any]) -> NDArray[np.uint8]:
     inside = (mask != 0).view(np.uint8)
     padded = cv2.copyMakeBorder(inside, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
     right, below, beyond = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
-    return (inside ^ right) | (inside ^ below) | (inside ^ beyond)
+    return np.asarray((inside ^ right) | (inside ^ below) | (inside ^ beyond), np.uint8)
 
 
 def statistics(scores: ArrayLike) -> Statistics:
@@ -99,10 +99,11 @@ def _bounding_region(pixels: NDArray[np.uint8]) -> tuple[slice, slice] | None:
 def _matched_share(pixels: NDArray[np.uint8], others: NDArray[np.uint8], disk: NDArray[np.uint8]) -> float:
     """Share of `pixels` that have one of `others` within the disk; 1 if there are none."""
     count = cv2.countNonZero(pixels)
-    return cv2.countNonZero(pixels & cv2.dilate(others, disk)) / count if count else 1.0
+    near = np.asarray(cv2.dilate(others, disk), np.uint8)
+    return cv2.countNonZero(pixels & near) / count if count else 1.0
 
 
 @cache
 def _disk(radius: int) -> NDArray[np.uint8]:
     row, column = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    return (row**2 + column**2 <= radius**2).astype(np.uint8)
+    return np.asarray(row**2 + column**2 <= radius**2, np.uint8)

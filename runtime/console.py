@@ -21,12 +21,12 @@ class _Rate(ProgressColumn):
 
 
 class RunDisplay:
-    """A progress bar on the error output: frames, frames per second, time left."""
+    """A progress bar on the error output: what is done, frames, frames per second, time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, activity: str = "segmenting") -> None:
         self.console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("segmenting"),
+            TextColumn(activity),
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(),

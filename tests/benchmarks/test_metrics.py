@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from jointrt.benchmarks.metrics import boundary_accuracy, region_similarity, statistics
 
 DATA = Path(__file__).parents[1] / "data" / "davis_metric"
