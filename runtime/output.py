@@ -96,8 +96,13 @@ class OutputFolder:
             raise OutputError(f"{self.path} was begun with {name} {found}, not {value}: give the same, or --overwrite")
         return True
 
-    def begin(self, record: Mapping[str, Any], *, resume: bool) -> None:
+    def begin(self, record: Mapping[str, Any], *, resume: bool, overlay: bool) -> None:
         """Make the folders; unless a run goes on, remove the results of earlier ones.
+
+        Args:
+            record: what determines the masks, for `refuse_other_run`.
+            resume: whether a run goes on.
+            overlay: whether there will be a new overlay; an old one would show less than the masks do.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -108,8 +113,10 @@ class OutputFolder:
             for part in (*self.masks.glob(".*.part"), *self.path.glob(".*.part")):
                 part.unlink()
             if not resume:
-                for old in (*self.masks.glob("*.png"), self.overlay, self.state):
+                for old in (*self.masks.glob("*.png"), self.state):
                     old.unlink(missing_ok=True)
+            if not (resume and overlay):
+                self.overlay.unlink(missing_ok=True)
             part = self.record.with_name(f"{self.record.name}.part")
             part.write_text(json.dumps(dict(record), indent=1) + "\n", encoding="utf-8")
             part.replace(self.record)
@@ -131,7 +138,7 @@ class OutputFolder:
         """Undo `begin` where no mask was written."""
         if next(self.masks.glob("*.png"), None) is not None:
             return
-        for leftover in (self.record, self.record.with_name(f"{self.record.name}.part")):
+        for leftover in (self.state, self.record, self.record.with_name(f"{self.record.name}.part")):
             with contextlib.suppress(OSError):
                 leftover.unlink(missing_ok=True)
         for folder in reversed(self._made):

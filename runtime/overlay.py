@@ -123,23 +123,26 @@ class OverlayVideo:
         self._mux(frame)
 
     def close(self) -> None:
-        """Finish the file and give it its name.
+        """Finish the file and give it its name; where that fails, nothing is left of it.
 
         Raises:
             OutputError: it cannot be written.
         """
-        self._mux(None)
         try:
+            self._mux(None)
             self._container.close()
             self._part.replace(self.path)
         except OSError as error:
+            self._discard()
             raise OutputError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        except OutputError:
+            self._discard()
+            raise
 
-    def discard(self) -> None:
-        """Give up; nothing is left of the file."""
-        with contextlib.suppress(OSError):
-            self._container.close()
-        self._part.unlink(missing_ok=True)
+    def _discard(self) -> None:
+        for step in (self._container.close, self._part.unlink):
+            with contextlib.suppress(OSError):
+                step()
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         try:

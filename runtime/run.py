@@ -186,6 +186,8 @@ class Job:
             JointError: what ended the run early; complete masks and their overlay are kept.
         """
         restart, record = self._restart(segmenter, identity, display)
+        if not restart.done and self.masks.begin > self.request.start:
+            display.note(f"begins at frame {self.source.name(self.masks.begin)}, the first that has a mask")
         work = _Inference(self, segmenter, restart, record, display)
         sink = _ResultWriter(self)
         first = self.masks.begin if self.request.overlay else restart.first_read
@@ -296,7 +298,7 @@ class _Inference:
         else:
             labels = self._step(frame, self.job.masks.at(frame.index))
         if not self.begun:
-            output.begin(self.record, resume=restart.done > 0)
+            output.begin(self.record, resume=restart.done > 0, overlay=self.job.request.overlay)
             self.begun = True
         if not stored:
             self.last = frame.index

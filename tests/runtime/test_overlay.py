@@ -90,3 +90,12 @@ def test_unwritable_place_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"o\.mp4 cannot be written"):
         write(tmp_path / "file" / "o.mp4", [Fraction(0)], [Fraction(1, 25)])
+
+
+def test_video_that_cannot_take_its_place_leaves_nothing(tmp_path):
+    video = OverlayVideo(tmp_path / "o.mp4", (48, 80), Fraction(25), Fraction(1, 25), Fraction(1))
+    video.write(np.zeros((48, 80, 3), np.uint8), Fraction(0), Fraction(1, 25))
+    (tmp_path / "o.mp4").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        video.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["o.mp4"]

@@ -177,10 +177,11 @@ def test_later_masks_add_objects(film, tmp_path):
     masks.mkdir()
     for index, wanted in ((1, 5), (6, 1)):
         write_label_map(masks / f"{index:05d}.png", np.where(truth(index) == wanted, truth(index), 0).astype(np.uint8))
-    outcome, _ = run(film, masks, tmp_path / "out")
+    outcome, display = run(film, masks, tmp_path / "out")
     ids = {name: set(np.unique(labels).tolist()) for name, labels in labels_in(tmp_path / "out").items()}
     assert ids == {f"{i:05d}": {0, 5} if i < 6 else {0, 1, 5} for i in range(1, COUNT)}
     assert outcome.objects == 2
+    assert "begins at frame 00001" in display.notes[0]
 
 
 @pytest.mark.parametrize("step", [1, 6])
@@ -277,6 +278,12 @@ def test_failure_of_the_reader_ends_the_run_with_its_message(film, mask, tmp_pat
     with pytest.raises(VideoError, match=r"00009\.png cannot be read.*; 9 masks are complete in"):
         run(film, mask, tmp_path / "out")
     assert len(labels_in(tmp_path / "out")) == len(overlay_times(tmp_path / "out")) == 9
+
+
+def test_resumed_run_without_overlay_leaves_no_overlay_of_a_part(film, mask, tmp_path):
+    run(film, mask, tmp_path / "out", follower=ColourFollower(interrupt_at(4)))
+    run(film, mask, tmp_path / "out", resume=True, overlay=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
 
 
 def test_failure_of_the_writer_ends_the_run_with_its_message(film, mask, tmp_path):
