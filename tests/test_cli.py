@@ -10,11 +10,10 @@ import av
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
-
 from jointrt import cli
 from jointrt.runtime.bundle import installed_bundles
 from jointrt.runtime.masks import davis_palette, read_label_map, write_label_map
+from PIL import Image
 
 EXAMPLES = Path(cli.__file__).parent / "examples"
 CLIP, MASK = EXAMPLES / "dog.mp4", EXAMPLES / "dog.png"

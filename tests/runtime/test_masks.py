@@ -1,11 +1,10 @@
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
-
 from jointrt.runtime.errors import MaskError, OutputError
 from jointrt.runtime.masks import GivenMasks, davis_palette, distinct_colours, read_label_map, write_label_map
 from jointrt.runtime.sources import open_source
+from PIL import Image
 
 DAVIS_COLOURS = [
     *([0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128], [128, 128, 128]),

@@ -4,7 +4,6 @@ import av
 import cv2
 import numpy as np
 import pytest
-
 from jointrt.runtime.errors import OutputError
 from jointrt.runtime.masks import distinct_colours
 from jointrt.runtime.overlay import OverlayVideo, draw_overlay

@@ -8,13 +8,12 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from PIL import Image
-
 from jointrt.runtime.errors import JointError, OutputError, SettingsError, VideoError
 from jointrt.runtime.masks import read_label_map, write_label_map
 from jointrt.runtime.pipeline import DEPTH, overlapped
 from jointrt.runtime.run import Job, Request
 from jointrt.runtime.sources import open_source
+from PIL import Image
 
 SIZE = (48, 80)
 COLOURS = {1: (220, 40, 40), 5: (40, 220, 60)}

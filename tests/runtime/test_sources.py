@@ -4,10 +4,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
-
 from jointrt.runtime.errors import VideoError
 from jointrt.runtime.sources import natural_key, open_source
+from PIL import Image
 
 
 def write_video(path, images, times, time_base, *, rate, rotation=0, faststart=False, container="mp4"):
