@@ -366,13 +366,20 @@ def _open_folders(name: str, images: Path, annotations: Path) -> tuple[ImageFold
             f"{name}: {len(orphans)} annotations have no frame in {images / name}: {few(orphans)}; complete the frames"
         )
     for file in files.values():
-        with Image.open(file) as image:
-            if image.size != source.size[::-1]:
-                raise DatasetError(
-                    f"{file} is {image.width}x{image.height}, the frames of {name} are {_size(source.size)}: expected "
-                    "the same size"
-                )
+        size = _image_size(file)
+        if size != source.size:
+            raise DatasetError(
+                f"{file} is {_size(size)}, the frames of {name} are {_size(source.size)}: expected the same size"
+            )
     return source, files
+
+
+def _image_size(file: Path) -> tuple[int, int]:
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise DatasetError(f"{file} cannot be read as an image: expected a PNG; fetch it again") from None
 
 
 def _refuse_gaps(name: str, frames: list[str], folder: Path) -> None:
