@@ -3,12 +3,14 @@
 Feature maps that only attention and the few-shot learner read travel as tokens (h*w, channels); B counts objects.
 The memory side of the transformer is the incremental form of eq. 2 and 3: for every memory token the numerator
 C = sum_j exp((q.k_j - 1) / tau) z_j and the denominator D of its attention are kept, so that a frame that enters or
-leaves the memory costs one pass over the others. Query and key share W_K and have unit length, so that a token's own
-key gives the largest logit, 1 / tau, and the constant shift is as safe as the row maximum of a softmax.
+leaves the memory costs one pass over the others. Queries and keys have unit length and tau = 1/30, so that exp(q.k / tau)
+lies between e^-30 and e^30: fp32 holds it without the shift that a softmax needs, and e^(-1 / tau) is multiplied in later,
+where it costs nothing.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -128,12 +130,15 @@ class LabelEncoderGraph(Graph):
 
 
 class AttentionGraph(Graph):
-    """What the transformer's graphs share: exponentials of shifted logits."""
+    """What the transformer's graphs share: exponentials of the logits, and sums over them in units of e^(1 / tau)."""
+
+    def __init__(self, net: JointNet) -> None:
+        super().__init__(net)
+        self.unit = math.exp(-1 / net.config.temperature)
 
     def affinity(self, query: Tensor, key: Tensor) -> Tensor:
-        """exp((q.k - 1) / tau): (B, n, c), (B, m, c) unit vectors -> (B, n, m)."""
-        inverse_tau = 1 / self.config.temperature
-        return torch.exp((query * inverse_tau) @ key.transpose(1, 2) - inverse_tau)
+        """exp(q.k / tau): (B, n, c), (B, m, c) unit vectors -> (B, n, m)."""
+        return torch.exp((query / self.config.temperature) @ key.transpose(1, 2))
 
 
 class QueryGraph(AttentionGraph):
@@ -154,7 +159,7 @@ class QueryGraph(AttentionGraph):
         transformer = self.net.transformer
         key = transformer.self_attention.project(x_tra)
         affinity = self.affinity(key, key)
-        C, D = affinity @ x_tra, affinity.sum(-1, keepdim=True)
+        C, D = self.unit * (affinity @ x_tra), self.unit * affinity.sum(-1, keepdim=True)
         return encode(self.net, x_tra, C, D), key, C, D
 
 
@@ -173,10 +178,10 @@ class MemoryAddGraph(AttentionGraph):
         self, z: Tensor, key: Tensor, C: Tensor, D: Tensor, z_new: Tensor, key_new: Tensor, C_new: Tensor, D_new: Tensor
     ) -> tuple[Tensor, ...]:
         affinity = self.affinity(key, key_new)
-        C = C + affinity @ z_new
-        D = D + affinity.sum(-1, keepdim=True)
-        C_new = C_new + affinity.transpose(1, 2) @ z
-        D_new = D_new + column_sums(affinity).transpose(1, 2)
+        C = C + self.unit * (affinity @ z_new)
+        D = D + self.unit * affinity.sum(-1, keepdim=True)
+        C_new = C_new + self.unit * (affinity.transpose(1, 2) @ z)
+        D_new = D_new + self.unit * column_sums(affinity).transpose(1, 2)
         return C, D, C_new, D_new, encode(self.net, z, C, D)
 
 
@@ -202,8 +207,8 @@ class MemoryReplaceGraph(MemoryAddGraph):
         key_old: Tensor,
     ) -> tuple[Tensor, ...]:
         affinity = self.affinity(key, key_old)
-        C = C - affinity @ z_old
-        D = D - affinity.sum(-1, keepdim=True)
+        C = C - self.unit * (affinity @ z_old)
+        D = D - self.unit * affinity.sum(-1, keepdim=True)
         return super().forward(z, key, C, D, z_new, key_new, C_new, D_new)
 
 
@@ -235,7 +240,7 @@ class MemoryReadGraph(AttentionGraph):
 
     def forward(self, query: Tensor, key_cross: Tensor, E_tra: Tensor) -> tuple[Tensor, ...]:
         affinity = self.affinity(query, key_cross)
-        return affinity @ E_tra, affinity.sum(-1, keepdim=True)
+        return self.unit * (affinity @ E_tra), self.unit * affinity.sum(-1, keepdim=True)
 
 
 class FewShotResidualGraph(Graph):

@@ -78,9 +78,11 @@ def graph_inputs(net: JointNet, sample: Sample) -> dict[str, Tensor]:
     swapped = {name: values[name].flip(0) for name in ("C", "D", "key", "x_tra")}
     values |= {"z": values["x_tra"], "z_new": swapped["x_tra"], "key_new": swapped["key"]}
     values |= {"C_new": swapped["C"], "D_new": swapped["D"]}
-    # A frame that leaves must have been there: the frame itself, with its own terms.
-    values |= {"z_old": values["z"] * 0.9, "key_old": values["key"].roll(7, 1)}
-    values["D"], values["C"] = values["D"] + 50, values["C"] * 1.5
+    # A frame that leaves must have entered: add it first, under the ports of a new one.
+    old = {"z_new": values["z"] * 0.9, "key_new": values["key"].roll(7, 1)}
+    values |= {"z_old": old["z_new"], "key_old": old["key_new"]}
+    entered = order["memory_add"](*({**values, **old}[port.name] for port in order["memory_add"].inputs()))
+    values["C"], values["D"] = entered[:2]
     run("memory_encode")
     run("memory_read")
     values["E_tra_star"] = values["numerator"] / values["denominator"]
