@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
@@ -113,6 +115,8 @@ class Evaluation:
 def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
     """Check everything, then segment and score.
 
+    With more than one process, a script calls it under `if __name__ == "__main__":`, because processes are spawned.
+
     Raises:
         JointError: what the user gave does not fit; masks of complete sequences are kept.
     """
@@ -133,7 +137,7 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
     scores = tuple(score for outcome in outcomes for score in outcome.scores)
     facts = {
         "data set": str(request.root),
-        "masks": ", ".join(f"{name} {value}" for name, value in maker.items()),
+        "masks": ", ".join(f"{name} {str(value)[:12] if name == 'sha256' else value}" for name, value in maker.items()),
         "sequences": str(len(sequences)),
         "frames scored": str(sum(len(score.frames) for score in scores)),
     }
@@ -359,6 +363,7 @@ _worker: _Worker
 def _start_process(request: EvaluationRequest, threads: int, done: Any, stop: Any) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(threads)
 
     def tick() -> None:
@@ -368,6 +373,14 @@ def _start_process(request: EvaluationRequest, threads: int, done: Any, stop: An
             done.value += 1
 
     _worker = _Worker(request, threads, tick)
+
+
+def _end_with_parent() -> None:
+    """A pool's processes outlive a parent that is killed, and wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_job(job: _Job) -> _Outcome:
