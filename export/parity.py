@@ -135,7 +135,8 @@ def differences(found: NDArray[np.float32], expected: NDArray[np.float32]) -> tu
 def closed_loop(bundle: Bundle, net: JointNet) -> ClosedLoop:
     """Masks of the shipped clip: the bundle against the PyTorch network with the released algorithm.
 
-    A small memory and a short interval let it grow, fill and be replaced within a few frames.
+    A small memory and a short interval let it grow, fill and be replaced within a few frames. The crops are cut alike
+    (see `Segmenter.align`).
     """
     frames, labels = read_clip(FRAMES)
     options = {"memory": 2, "interval": 2}
@@ -145,6 +146,7 @@ def closed_loop(bundle: Bundle, net: JointNet) -> ClosedLoop:
     scores = []
     for t, frame in enumerate(frames):
         mask = labels if t == 0 else None
+        reference.align(tested)
         a, b = tested.step(frame, mask), reference.step(frame, mask)
         if t:
             scores += [mask_iou(a == i, b == i) for i in reference.object_ids]

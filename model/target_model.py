@@ -24,7 +24,9 @@ class InstanceL2Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same shape."""
         size = x.shape[1] * x.shape[2] * x.shape[3]
-        return x * (self.scale * torch.sqrt(size / (x.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-5)))
+        # Summed in two stages: hundreds of thousands of squares in one fp32 accumulator lose six digits.
+        energy = x.square().sum(dim=(2, 3), keepdim=True).sum(dim=1, keepdim=True)
+        return x * (self.scale * torch.sqrt(size / (energy + 1e-5)))
 
 
 def to_matrix(omega: Tensor) -> Tensor:

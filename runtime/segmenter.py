@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Self
 
@@ -130,6 +131,19 @@ class Segmenter:
         if self._probabilities is None:
             return {}
         return {i: p.copy() for i, p in zip(self._trackers, self._probabilities, strict=True)}
+
+    def align(self, other: Segmenter) -> None:
+        """Take over another segmenter's probabilities and target states, so that the next frame is cut alike.
+
+        Windows are cut at whole pixels: a difference in a scale's last bit may move one. What the two networks make of
+        the same crops can only be compared without that. Both must follow the same objects; memories stay their own.
+        """
+        if self._probabilities is None or other._probabilities is None:
+            return
+        self._probabilities[:] = other._probabilities
+        self._region = other._region
+        for object_id, tracker in self._trackers.items():
+            tracker.state = dataclasses.replace(other._trackers[object_id].state)
 
     def _check_frame(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:

@@ -70,5 +70,5 @@ class TargetState:
         self.pos = vector(centre + origin)
         size = vector(SIZE_IN_DEVIATIONS * deviation)
         new_scale = np.sqrt(np.prod(size) / np.prod(self.base_target_size))
-        change = np.clip(new_scale / self.target_scale, *(np.float32(limit) for limit in SCALE_CHANGE))
-        self.target_scale = np.float32(self.target_scale * change)
+        least, most = (self.target_scale * np.float32(limit) for limit in SCALE_CHANGE)
+        self.target_scale = np.float32(min(max(new_scale, least), most))
