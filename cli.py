@@ -218,6 +218,85 @@ def evaluate(
         typer.echo(f"to hand in: {evaluation.submission}")
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    source: Annotated[Path, typer.Argument(help="A released .pth.tar, or a plain state dict.")],
+    destination: Annotated[Path, typer.Argument(help="The weights file to write, .safetensors.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Turn a released checkpoint into a weights file; nothing in the checkpoint is run."""
+    from .export.checkpoint import import_checkpoint as convert
+
+    count = convert(source, destination, overwrite=overwrite)
+    typer.echo(f"{destination}: {count} tensors from {source}")
+
+
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Option(help="Weights file of import-checkpoint or train.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder.")],
+    crop: Annotated[
+        str | None,
+        typer.Option(help="Size of the crops in pixels.", metavar="HEIGHTxWIDTH", show_default="the model's"),
+    ] = None,
+    memory: Annotated[int, typer.Option(help="Frames kept per object, by default.")] = 20,
+    interval: Annotated[int, typer.Option(help="Frames between memory updates, by default.")] = 5,
+    max_objects: Annotated[int, typer.Option(help="Objects that one engine call may carry.")] = 8,
+    include_weights: Annotated[
+        bool, typer.Option("--weights-inside/--no-weights-inside", help="Keep the weights in the bundle.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Export a model to a bundle of ONNX graphs; ends in a comparison with the PyTorch network."""
+    from rich.console import Console
+
+    from .export.bundle_export import export_bundle, parse_crop
+    from .export.parity_table import parity_table
+
+    console = Console()
+    with console.status("loading the weights") as status:
+        made = export_bundle(
+            weights,
+            out,
+            crop=None if crop is None else parse_crop(crop),
+            memory=memory,
+            interval=interval,
+            max_objects=max_objects,
+            include_weights=include_weights,
+            overwrite=overwrite,
+            progress=status.update,
+        )
+    assert made.manifest.parity is not None
+    console.print(parity_table(made.manifest.parity))
+    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} graphs, opset {made.manifest.opset}")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[str, typer.Argument(help="Name of an installed bundle, or a bundle's folder.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")
+    ] = None,
+) -> None:
+    """Compare a bundle with the PyTorch network again, on this machine; exit code 1 when over a tolerance."""
+    from rich.console import Console
+
+    from .export.bundle_export import bundle_network
+    from .export.parity import failures, measure
+    from .export.parity_table import parity_table
+    from .runtime.bundle import Bundle
+
+    console = Console()
+    opened = Bundle.open(bundle)
+    with console.status("comparing with the PyTorch network"):
+        parity = measure(opened, bundle_network(opened, weights))
+    console.print(parity_table(parity))
+    failed = failures(parity)
+    for line in failed:
+        print_error(line)
+    sys.exit(1 if failed else 0)
+
+
 @app.command()
 def doctor() -> None:
     """Show versions, devices, providers and bundles, and whether each can be used."""

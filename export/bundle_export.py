@@ -15,7 +15,7 @@ from ..model.config import ModelConfig
 from ..model.network import JointNet
 from ..runtime.bundle import MANIFEST, Bundle, sha256_of
 from ..runtime.errors import BundleError, OutputError, SettingsError
-from ..runtime.manifest import FORMAT_VERSION, Defaults, Manifest, Weights
+from ..runtime.manifest import FORMAT_VERSION, Defaults, Manifest
 from .graphs import GRAPHS
 from .onnx_export import OPSET, export_graph
 from .parity import failures, measure
@@ -64,8 +64,20 @@ def check_crop(crop: tuple[int, int]) -> tuple[int, int]:
         SettingsError: it is not.
     """
     if any(n < 64 or n > 2048 or n % 32 for n in crop):
-        raise SettingsError(f"crop is {crop[0]}x{crop[1]}: expected height x width, each a multiple of 32 from 64 to 2048")
+        raise SettingsError(f"crop is {crop[0]}x{crop[1]}: expected height and width, multiples of 32 from 64 to 2048")
     return crop
+
+
+def parse_crop(text: str) -> tuple[int, int]:
+    """ "480x832" -> (480, 832).
+
+    Raises:
+        SettingsError: it is no such text.
+    """
+    height, x, width = text.partition("x")
+    if not (x and height.isdecimal() and width.isdecimal()):
+        raise SettingsError(f"crop is {text!r}: expected HEIGHTxWIDTH, for example 480x832")
+    return int(height), int(width)
 
 
 def export_bundle(
@@ -149,7 +161,9 @@ def bundle_network(bundle: Bundle, weights: Path | None = None) -> JointNet:
     """
     path = bundle.path(WEIGHTS) if weights is None else weights
     if weights is None and not path.is_file():
-        raise BundleError(f"{bundle.folder} holds no {WEIGHTS}: give the weights it was made from with --weights W.safetensors")
+        raise BundleError(
+            f"{bundle.folder} holds no {WEIGHTS}: give those it was made from with --weights W.safetensors"
+        )
     net, provenance = load_network(path)
     if provenance.sha256 != bundle.manifest.weights.sha256:
         raise BundleError(
@@ -173,6 +187,3 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-__all__ = ["WEIGHTS", "Weights", "bundle_network", "check_crop", "export_bundle", "with_crop"]

@@ -3,9 +3,9 @@
 Feature maps that only attention and the few-shot learner read travel as tokens (h*w, channels); B counts objects.
 The memory side of the transformer is the incremental form of eq. 2 and 3: for every memory token the numerator
 C = sum_j exp((q.k_j - 1) / tau) z_j and the denominator D of its attention are kept, so that a frame that enters or
-leaves the memory costs one pass over the others. Queries and keys have unit length and tau = 1/30, so that exp(q.k / tau)
-lies between e^-30 and e^30: fp32 holds it without the shift that a softmax needs, and e^(-1 / tau) is multiplied in later,
-where it costs nothing.
+leaves the memory costs one pass over the others. Queries and keys have unit length and tau = 1/30, so that
+exp(q.k / tau) lies between e^-30 and e^30: fp32 holds it without the shift that a softmax needs, and e^(-1 / tau) is
+multiplied in later, where it costs nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..model.network import JointNet
 from ..model.target_model import apply_filter, descent_step, residuals
 from ..model.transformer import to_tokens
 from .projection import FoldedProjection
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -67,7 +68,9 @@ class Graph(nn.Module):
             "scalar": 1,
         }
         kinds = {
-            **dict.fromkeys(("x_tra", "x_ind", "z", "z_new", "z_old", "C", "C_new", "C_next", "C_new_next"), "features"),
+            **dict.fromkeys(
+                ("x_tra", "x_ind", "z", "z_new", "z_old", "C", "C_new", "C_next", "C_new_next"), "features"
+            ),
             **dict.fromkeys(("query", "key", "key_new", "key_old", "key_cross"), "key"),
             **dict.fromkeys(("E_ind", "W", "E_tra", "E_tra_star", "numerator"), "encoding"),
             **dict.fromkeys(("D", "D_new", "D_next", "D_new_next", "denominator"), "scalar"),
@@ -85,9 +88,7 @@ class Graph(nn.Module):
             "z_ind": ("B", "N", n, config.feature_channels),
             "E_ind_all": ("B", "N", n, config.encoding_channels),
             "W_all": ("B", "N", n, config.encoding_channels),
-            **dict.fromkeys(
-                ("weights", "residual", "residual_next"), ("B", config.encoding_channels, "N", n)
-            ),
+            **dict.fromkeys(("weights", "residual", "residual_next"), ("B", config.encoding_channels, "N", n)),
             "sample_weights": ("B", "N"),
         }
         return Port(name, shapes[name])

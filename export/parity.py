@@ -139,9 +139,8 @@ def closed_loop(bundle: Bundle, net: JointNet) -> ClosedLoop:
     (see `Segmenter.align`).
     """
     frames, labels = read_clip(FRAMES)
-    options = {"memory": 2, "interval": 2}
-    tested = Segmenter.load(bundle.folder, **options)
-    settings = Settings.resolve(bundle.manifest.defaults, **options)
+    tested = Segmenter.load(bundle.folder, memory=2, interval=2)
+    settings = Settings.resolve(bundle.manifest.defaults, memory=2, interval=2)
     reference = reference_segmenter(net, settings)
     scores = []
     for t, frame in enumerate(frames):

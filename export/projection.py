@@ -51,12 +51,18 @@ class FoldedProjection(nn.Module):
 
     def __init__(self, projection: Projection, height: int, width: int) -> None:
         super().__init__()
+        self.rows1: Tensor
+        self.columns1: Tensor
+        self.rows2: Tensor
+        self.columns2: Tensor
         self.projection = projection
         shifts = (-1, 0, 1)
         self.register_buffer("rows1", doubling_matrix(height))
         self.register_buffer("columns1", doubling_matrix(width).T.contiguous())
         self.register_buffer("rows2", torch.cat([doubling_matrix(2 * height, s) for s in shifts], dim=1))
-        self.register_buffer("columns2", torch.cat([doubling_matrix(2 * width, s) for s in shifts], dim=1).T.contiguous())
+        self.register_buffer(
+            "columns2", torch.cat([doubling_matrix(2 * width, s) for s in shifts], dim=1).T.contiguous()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H / 4, W / 4) -> logits (B, 1, H, W)."""

@@ -76,9 +76,7 @@ def check_tensors(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[i
     ):
         if names:
             problems.append(f"{len(names)} {title}: {_shortened(names)}")
-    misshapen = [
-        f"{n} {found[n]} instead of {expected[n]}" for n in expected if n in found and found[n] != expected[n]
-    ]
+    misshapen = [f"{n} {found[n]} instead of {expected[n]}" for n in expected if n in found and found[n] != expected[n]]
     if misshapen:
         problems.append(f"{len(misshapen)} misshapen: {_shortened(misshapen)}")
     if problems:

@@ -41,6 +41,7 @@ class ResNet50(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # Mask R-CNN's pixel mean, in BGR order.
+        self.mean: Tensor
         self.register_buffer("mean", torch.tensor((102.9801, 115.9465, 122.7717)).view(1, 3, 1, 1), persistent=False)
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)

@@ -93,9 +93,7 @@ class Decoder(nn.Module):
         super().__init__()
         names = {layer: f"layer{layer}" for layer in WIDTHS}
         channels = {layer: width * factor for layer, factor in WIDTHS.items()}
-        self.TSE = nn.ModuleDict(
-            {names[i]: TSE(layer_channels[i - 1], encoding_channels, channels[i]) for i in WIDTHS}
-        )
+        self.TSE = nn.ModuleDict({names[i]: TSE(layer_channels[i - 1], encoding_channels, channels[i]) for i in WIDTHS})
         self.RRB1 = nn.ModuleDict({names[i]: RRB(channels[i]) for i in WIDTHS})
         self.CAB = nn.ModuleDict({names[i]: CAB(channels[i]) for i in WIDTHS})
         self.RRB2 = nn.ModuleDict({names[i]: RRB(channels[i]) for i in WIDTHS})

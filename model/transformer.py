@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.tau = tau
 
     def project(self, tokens: Tensor) -> Tensor:
-        """phi or psi: (..., n, C) -> unit vectors (..., n, key_channels)."""
+        """Phi or psi: (..., n, C) -> unit vectors (..., n, key_channels)."""
         return F.normalize(self.W_K(tokens), dim=-1)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -44,11 +44,12 @@ def find_bundle(bundle: str | Path) -> Path:
     known = ", ".join(path.name for path in installed_bundles()) or "none"
     if folder.is_dir():
         raise BundleError(
-            f"{folder} holds no {MANIFEST}: expected a bundle's folder; make one with `jointrt export --weights W.safetensors --out DIR`"
+            f"{folder} holds no {MANIFEST}: expected a bundle's folder; make one with "
+            "`jointrt export --weights W.safetensors --out DIR`"
         )
     raise BundleError(
-        f"no bundle called or at {name!r}: installed bundles are {known}; give one of these, a bundle's folder, or make "
-        "one with `jointrt export --weights W.safetensors --out DIR`"
+        f"no bundle called or at {name!r}: installed bundles are {known}; give one of these, a bundle's folder, or "
+        "make one with `jointrt export --weights W.safetensors --out DIR`"
     )
 
 
@@ -113,7 +114,9 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     # What Python, version control and readers leave beside the data is not part of it.
     extra = sorted(
-        name for name in present - set(manifest.files) if not name.startswith((".", "__")) and not name.endswith((".md", ".png", ".csv"))
+        name
+        for name in present - set(manifest.files)
+        if not name.startswith((".", "__")) and not name.endswith((".md", ".png", ".csv"))
     )
     missing = sorted(set(manifest.files) - present)
     if missing:
@@ -124,11 +127,15 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         )
     for graph, record in manifest.graphs.items():
         if record.file not in manifest.files:
-            raise BundleError(f"{folder / MANIFEST}: graph {graph!r} names {record.file}, which is not listed; {_mend(folder)}")
+            raise BundleError(
+                f"{folder / MANIFEST}: graph {graph!r} names {record.file}, which is not listed; {_mend(folder)}"
+            )
     for name, expected in manifest.files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise BundleError(f"{path} is not a plain file; {_mend(folder)}")
         found = sha256_of(path)
         if found != expected:
-            raise BundleError(f"{path} has sha256 {found[:12]}..., expected {expected[:12]}...: it was changed; {_mend(folder)}")
+            raise BundleError(
+                f"{path} has sha256 {found[:12]}..., expected {expected[:12]}...: it was changed; {_mend(folder)}"
+            )

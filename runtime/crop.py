@@ -101,7 +101,8 @@ def cut_image(image: NDArray[np.uint8], window: Window, output_size: tuple[int, 
     height, width = output_size
     if patch.shape[:2] == output_size:
         return patch
-    return cv2.resize(patch, (width, height), interpolation=cv2.INTER_LINEAR)
+    crop: NDArray[np.float32] = cv2.resize(patch, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return crop
 
 
 def cut_mask(mask: NDArray[np.float32], window: Window, output_size: tuple[int, int]) -> NDArray[np.float32]:
@@ -130,9 +131,7 @@ def _cut(array: NDArray[Any], window: Window, border: int) -> NDArray[Any]:
         return _cut_outside(grid, window, border)
     if not any(before) and not any(after):
         return inside
-    return cv2.copyMakeBorder(
-        np.ascontiguousarray(inside), before[0], after[0], before[1], after[1], border, value=0
-    )
+    return cv2.copyMakeBorder(np.ascontiguousarray(inside), before[0], after[0], before[1], after[1], border, value=0)
 
 
 def _cut_outside(grid: NDArray[Any], window: Window, border: int) -> NDArray[Any]:
@@ -169,6 +168,7 @@ def paste_scores(
     height, width = (int(np.floor(np.float64(n) * scale)) for n in logits.shape)
     if min(height, width) < 1:
         return np.zeros((0, 0), np.float32), (slice(0, 0), slice(0, 0))
+    scores: NDArray[Any]
     if resize == "given":
         # torch copies an axis whose length stays the same, whatever scale was given.
         fy, fx = (1.0 if out == n else scale for out, n in zip((height, width), logits.shape, strict=True))

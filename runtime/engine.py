@@ -25,8 +25,8 @@ def import_onnxruntime() -> Any:
         module.InferenceSession  # noqa: B018 - a half-removed installation imports as an empty namespace
     except (ImportError, AttributeError):
         raise DependencyError(
-            "ONNX Runtime is not installed: install it with `pip install 'jointrt[cpu]'`, or `pip install 'jointrt[gpu]'` "
-            "for CUDA; never both, as they overwrite one another"
+            "ONNX Runtime is not installed: install it with `pip install 'jointrt[cpu]'`, or for CUDA with "
+            "`pip install 'jointrt[gpu]'`; never both, as they overwrite one another"
         ) from None
     return module
 
@@ -89,10 +89,13 @@ def _check_ports(session: Any, path: Path, record: GraphRecord) -> dict[str, tup
         found = {node.name: tuple(node.shape) for node in nodes}
         expected = {port.name: port.shape for port in ports}
         if set(found) != set(expected):
-            raise BundleError(f"{path}: {kind}s are {sorted(found)}, the manifest says {sorted(expected)}; export it again")
+            raise BundleError(
+                f"{path}: {kind}s are {sorted(found)}, the manifest says {sorted(expected)}; export it again"
+            )
         for name, shape in expected.items():
             fits = len(shape) == len(found[name]) and all(
-                not isinstance(a, int) or not isinstance(b, int) or a == b for a, b in zip(shape, found[name], strict=True)
+                not isinstance(a, int) or not isinstance(b, int) or a == b
+                for a, b in zip(shape, found[name], strict=True)
             )
             if not fits:
                 raise BundleError(

@@ -46,7 +46,9 @@ class Geometry(Record):
         search_factor: side of the crop over side of the target.
     """
 
-    crop_size: tuple[Annotated[int, Field(ge=32, le=4096, multiple_of=32)], Annotated[int, Field(ge=32, le=4096, multiple_of=32)]]
+    crop_size: tuple[
+        Annotated[int, Field(ge=32, le=4096, multiple_of=32)], Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
+    ]
     stride: int = Field(ge=1)
     filter_size: int = Field(ge=1)
     search_factor: float = Field(gt=1)

@@ -36,9 +36,7 @@ class OnnxNetwork:
             if name not in unused
         }
         self._shapes = {
-            port.name: port.shape
-            for record in manifest.graphs.values()
-            for port in (*record.inputs, *record.outputs)
+            port.name: port.shape for record in manifest.graphs.values() for port in (*record.inputs, *record.outputs)
         }
         self.crop, self.mask, self.logits = self.buffer("crop"), self.buffer("mask"), self.buffer("logits")
         self.layers = {name: self.buffer(name) for name in ("layer1", "layer2", "layer3", "layer4")}

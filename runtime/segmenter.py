@@ -160,7 +160,9 @@ class Segmenter:
             return []
         if mask.shape != size:
             found = "x".join(str(n) for n in reversed(mask.shape))
-            raise MaskError(f"the mask is {found}, the frame {size[1]}x{size[0]}: expected one id per pixel of the frame")
+            raise MaskError(
+                f"the mask is {found}, the frame {size[1]}x{size[0]}: expected one id per pixel of the frame"
+            )
         if mask.dtype.kind not in "uib":
             raise MaskError(f"the mask holds {mask.dtype}: expected whole numbers, 0 for the background")
         ids = np.unique(mask).tolist()
@@ -185,7 +187,7 @@ class Segmenter:
         return PastedScores(np.where(mask[region], np.float32(GIVEN), np.float32(-GIVEN)), region)
 
     def _merge(self, pasted: list[PastedScores], size: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Soft aggregation, where any object's scores lie: elsewhere the objects' merged probability is zero in fp32."""
+        """Soft aggregation where any object's scores lie; elsewhere the objects' merged probability is zero in fp32."""
         regions = [p.region for p in pasted if p.scores.size]
         rows, columns = (
             slice(min((r[axis].start for r in regions), default=0), max((r[axis].stop for r in regions), default=0))
