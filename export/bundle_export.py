@@ -69,7 +69,7 @@ def check_crop(crop: tuple[int, int]) -> tuple[int, int]:
 
 
 def parse_crop(text: str) -> tuple[int, int]:
-    """ "480x832" -> (480, 832).
+    """Read HEIGHTxWIDTH: 480x832 -> (480, 832).
 
     Raises:
         SettingsError: it is no such text.

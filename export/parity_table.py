@@ -12,7 +12,7 @@ def parity_table(parity: Parity) -> Table:
     loop = parity.closed_loop
     table = Table(
         title="against the PyTorch network",
-        caption=f"closed loop over {loop.frames} frames: mask IoU mean {loop.mean_iou:.4f}, smallest {loop.min_iou:.4f}",
+        caption=f"closed loop over {loop.frames} frames: IoU mean {loop.mean_iou:.4f}, smallest {loop.min_iou:.4f}",
     )
     table.add_column("graph")
     for title in ("max abs", "rel L2", "cosine"):

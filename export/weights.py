@@ -36,8 +36,8 @@ def load_network(path: Path) -> tuple[JointNet, Weights]:
         ) from None
     if metadata.get("format") != FORMAT or "config" not in metadata:
         raise WeightsError(
-            f"{path} is a safetensors file without jointrt's metadata: expected one made by `jointrt import-checkpoint` "
-            "or `jointrt train`"
+            f"{path} is a safetensors file without jointrt's metadata: expected one made by "
+            "`jointrt import-checkpoint` or `jointrt train`"
         )
     try:
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
@@ -83,6 +83,6 @@ def check_tensors(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[i
         raise WeightsError(f"{source} does not hold this network's tensors: {'; '.join(problems)}")
 
 
-def _shortened(names: list[str], most: int = 8) -> str:
+def _shortened(names: list[str], most: int = 20) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -101,7 +101,7 @@ def cut_image(image: NDArray[np.uint8], window: Window, output_size: tuple[int, 
     height, width = output_size
     if patch.shape[:2] == output_size:
         return patch
-    crop: NDArray[np.float32] = cv2.resize(patch, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    crop: Any = cv2.resize(patch, (width, height), interpolation=cv2.INTER_LINEAR)
     return crop
 
 
@@ -168,7 +168,7 @@ def paste_scores(
     height, width = (int(np.floor(np.float64(n) * scale)) for n in logits.shape)
     if min(height, width) < 1:
         return np.zeros((0, 0), np.float32), (slice(0, 0), slice(0, 0))
-    scores: NDArray[Any]
+    scores: Any
     if resize == "given":
         # torch copies an axis whose length stays the same, whatever scale was given.
         fy, fx = (1.0 if out == n else scale for out, n in zip((height, width), logits.shape, strict=True))
@@ -179,5 +179,7 @@ def paste_scores(
     left = int(np.float32(sample_pos[1]) - np.float32(0.5 * width))
     rows = slice(min(max(top, 0), image_size[0]), max(min(top + height, image_size[0]), 0))
     columns = slice(min(max(left, 0), image_size[1]), max(min(left + width, image_size[1]), 0))
-    inside = scores[rows.start - top : max(rows.stop - top, 0), columns.start - left : max(columns.stop - left, 0)]
+    inside: NDArray[np.float32] = scores[
+        rows.start - top : max(rows.stop - top, 0), columns.start - left : max(columns.stop - left, 0)
+    ]
     return inside, (rows, columns)
