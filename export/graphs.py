@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from ..model.config import ModelConfig
 from ..model.network import JointNet
-from ..model.target_model import apply_filter, descent_step, residuals
+from ..model.target_model import apply_filter, descent_step, feature_scale, residuals
 from ..model.transformer import to_tokens
 from .projection import FoldedProjection
+from .winograd import WinogradConv
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,11 @@ class BackboneGraph(Graph):
 
     name = "backbone"
 
+    def __init__(self, net: JointNet) -> None:
+        super().__init__(net)
+        adjusters = (net.adjust_tra[0], net.adjust_ind[0])
+        self.adjust = WinogradConv([conv.weight for conv in adjusters if isinstance(conv, nn.Conv2d)])
+
     def inputs(self) -> list[Port]:
         return self.ports("crop")
 
@@ -110,8 +116,13 @@ class BackboneGraph(Graph):
         return self.ports("layer1 layer2 layer3 layer4 x_tra x_ind")
 
     def forward(self, crop: Tensor) -> tuple[Tensor, ...]:
-        features = self.net.extract(crop)
-        return *features.layers, to_tokens(features.x_tra), to_tokens(features.x_ind)
+        layers = self.net.backbone(crop)
+        x_tra, x_ind = self.adjust(layers[2]).split(self.config.feature_channels, dim=-1)
+        # InstanceL2Norm on tokens.
+        energy = column_sums(x_ind * x_ind).sum(-1, keepdim=True)
+        scale = feature_scale(self.config.feature_channels, self.config.filter_size)
+        size = self.cells * self.config.feature_channels
+        return *layers, x_tra, x_ind * (scale * torch.sqrt(size / (energy + 1e-5)))
 
 
 class LabelEncoderGraph(Graph):
@@ -326,7 +337,7 @@ def encode(net: JointNet, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
     """Eq. 3 (or 4) and psi from the accumulated attention: tokens (B, h*w, C) -> unit keys (B, h*w, key channels)."""
     tokens = C / D + z
     tokens = tokens - column_sums(tokens) / tokens.shape[1]
-    variance = column_sums(tokens.square()) / tokens.shape[1]
+    variance = column_sums(tokens * tokens) / tokens.shape[1]
     return net.transformer.cross_attention.project(tokens * torch.rsqrt(variance + 1e-5))
 
 
