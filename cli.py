@@ -245,6 +245,9 @@ def export(
     include_weights: Annotated[
         bool, typer.Option("--weights-inside/--no-weights-inside", help="Keep the weights in the bundle.")
     ] = True,
+    half_weights: Annotated[
+        bool, typer.Option("--half-weights", help="Round the weights to fp16: half the size, still computed in fp32.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export a model to a bundle of ONNX graphs; ends in a comparison with the PyTorch network."""
@@ -263,6 +266,7 @@ def export(
             interval=interval,
             max_objects=max_objects,
             include_weights=include_weights,
+            half_weights=half_weights,
             overwrite=overwrite,
             progress=status.update,
         )

@@ -17,10 +17,11 @@ from ..runtime.bundle import MANIFEST, Bundle, sha256_of
 from ..runtime.errors import BundleError, OutputError, SettingsError
 from ..runtime.manifest import FORMAT_VERSION, Defaults, Manifest
 from .graphs import GRAPHS
+from .half_storage import rounded, store_half
 from .onnx_export import OPSET, export_graph
 from .parity import failures, measure
 from .reference import geometry_of
-from .weights import load_network
+from .weights import load_network, save_half
 
 WEIGHTS = "weights.safetensors"
 """Name of the weights inside a bundle."""
@@ -89,6 +90,7 @@ def export_bundle(
     interval: int = 5,
     max_objects: int = 8,
     include_weights: bool = True,
+    half_weights: bool = False,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
@@ -101,6 +103,7 @@ def export_bundle(
         memory: default N.
         interval: default T.
         max_objects: objects that one engine call may carry.
+        half_weights: round the weights to fp16 and store them so, for files of half the size; computing stays fp32.
         include_weights: keep the weights in the bundle, so that `verify` and `compare` need nothing else.
         overwrite: replace an existing bundle.
         progress: told what is being done.
@@ -111,6 +114,8 @@ def export_bundle(
         OutputError: `out` cannot be written.
     """
     net, provenance = load_network(weights)
+    if half_weights:
+        net = rounded(net)
     if crop is not None:
         net = with_crop(net, check_crop(crop))
     defaults = Defaults(memory=memory, interval=interval, max_objects=max_objects)
@@ -119,7 +124,11 @@ def export_bundle(
         for kind in GRAPHS:
             progress(f"tracing {kind.name}")
             graphs[kind.name] = export_graph(kind(net), folder)
-        if include_weights:
+        if half_weights:
+            for record in graphs.values():
+                store_half(folder / record.file)
+            provenance = save_half(net, folder / WEIGHTS, provenance)
+        elif include_weights:
             shutil.copyfile(weights, folder / WEIGHTS)
         manifest = Manifest(
             format="jointrt-bundle",

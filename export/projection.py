@@ -28,22 +28,23 @@ def cubic_weight(distance: float) -> float:
     return 0.0
 
 
-def doubling_matrix(size: int, shift: int = 0) -> Tensor:
-    """Bicubic enlargement by two as a matrix, (2 size, size); borders repeat, pixel centres by area.
-
-    With a shift, row i is row i + shift of the unshifted matrix, zeros beyond its ends: what a convolution's tap sees
-    of the zero-padded enlargement.
-    """
+def doubling_matrix(size: int) -> Tensor:
+    """Bicubic enlargement by two as a matrix, (2 size, size); borders repeat, pixel centres by area."""
     matrix = torch.zeros(2 * size, size, dtype=torch.float64)
-    for i in range(2 * size):
-        row = i + shift
-        if not 0 <= row < 2 * size:
-            continue
+    for row in range(2 * size):
         source = (row + 0.5) / 2 - 0.5
         first = int(source // 1) - 1
         for tap in range(first, first + 4):
-            matrix[i, min(max(tap, 0), size - 1)] += cubic_weight(source - tap)
+            matrix[row, min(max(tap, 0), size - 1)] += cubic_weight(source - tap)
     return matrix.float()
+
+
+def shifted(matrix: Tensor) -> Tensor:
+    """Side by side (rows, 3 columns): the matrix a row down, as it is, a row up, zeros moved in.
+
+    What a 3x3 convolution's taps see of the zero-padded enlargement.
+    """
+    return torch.cat((F.pad(matrix[:-1], (0, 0, 1, 0)), matrix, F.pad(matrix[1:], (0, 0, 0, 1))), dim=1)
 
 
 class FoldedProjection(nn.Module):
@@ -56,20 +57,17 @@ class FoldedProjection(nn.Module):
         self.rows2: Tensor
         self.columns2: Tensor
         self.projection = projection
-        shifts = (-1, 0, 1)
         self.register_buffer("rows1", doubling_matrix(height))
-        self.register_buffer("columns1", doubling_matrix(width).T.contiguous())
-        self.register_buffer("rows2", torch.cat([doubling_matrix(2 * height, s) for s in shifts], dim=1))
-        self.register_buffer(
-            "columns2", torch.cat([doubling_matrix(2 * width, s) for s in shifts], dim=1).T.contiguous()
-        )
+        self.register_buffer("columns1", doubling_matrix(width))
+        self.register_buffer("rows2", doubling_matrix(2 * height))
+        self.register_buffer("columns2", doubling_matrix(2 * width))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H / 4, W / 4) -> logits (B, 1, H, W)."""
         weight, bias = self.projection.conv2.weight, self.projection.conv2.bias
         assert bias is not None
-        x = F.relu(self.projection.conv1(self.rows1 @ (x @ self.columns1)))
+        x = F.relu(self.projection.conv1(self.rows1 @ (x @ self.columns1.T)))
         height, width = x.shape[-2:]
         planes = F.conv2d(x, weight[0].permute(1, 2, 0).reshape(9, -1, 1, 1)).unflatten(1, (3, 3))
         joined = planes.permute(0, 1, 3, 2, 4).reshape(-1, 3 * height, 3 * width)
-        return (self.rows2 @ (joined @ self.columns2) + bias).unsqueeze(1)
+        return (shifted(self.rows2) @ (joined @ shifted(self.columns2).T) + bias).unsqueeze(1)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from ..model.config import ModelConfig
 from ..model.network import JointNet
@@ -52,6 +54,22 @@ def load_network(path: Path) -> tuple[JointNet, Weights]:
         source_sha256=metadata.get("source_sha256", ""),
     )
     return net.eval(), weights
+
+
+def save_half(net: JointNet, path: Path, origin: Weights) -> Weights:
+    """Write a network whose weights fp16 holds exactly, in fp16; returns its own record."""
+    names = expected_shapes(net)
+    tensors = {name: tensor for name, tensor in net.state_dict().items() if name in names}
+    halves = {n: t.half() if torch.equal(t.half().float(), t) else t.clone() for n, t in tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(net.config.to_dict()),
+        "source_name": origin.source,
+        "source_sha256": origin.sha256,
+    }
+    save_file(halves, path, metadata)
+    path.chmod(0o644)
+    return Weights(sha256=sha256_of(path), source=origin.source, source_sha256=origin.sha256)
 
 
 def expected_shapes(net: JointNet) -> dict[str, tuple[int, ...]]:

@@ -11,9 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
-"""The filter transform, G g G^T."""
-
 
 class WinogradConv(nn.Module):
     """Several 3x3 convolutions of one input, without bias, padding 1; its height and width are even.
@@ -24,25 +21,30 @@ class WinogradConv(nn.Module):
 
     def __init__(self, weights: list[Tensor]) -> None:
         super().__init__()
-        G = torch.tensor(_G, dtype=torch.float64)
-        joined = torch.cat(weights).detach().double()
-        self.filters: Tensor
-        self.register_buffer("filters", torch.einsum("ai,ocij,bj->abco", G, joined, G).float())
+        self.weight: Tensor
+        self.register_buffer("weight", torch.cat(weights).detach().permute(2, 3, 1, 0).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> tokens (B, h*w, all output channels)."""
         h, w = x.shape[-2:]
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
         rows = _input_transform([padded[:, i : i + h - 1 : 2] for i in range(4)])
+        # Functions of the weights alone: folded into constants when the graph is loaded, so that files stay small.
+        filters = [_filter_transform(list(g.unbind(0))) for g in _filter_transform(list(self.weight.unbind(0)))]
         products = []
-        for row, filters in zip(rows, self.filters, strict=True):
+        for row, row_filters in zip(rows, filters, strict=True):
             tiles = _input_transform([row[:, :, i : i + w - 1 : 2] for i in range(4)])
-            pairs = zip(tiles, filters, strict=True)
+            pairs = zip(tiles, row_filters, strict=True)
             products.append([(tile.flatten(1, 2) @ g).unflatten(1, (h // 2, w // 2)) for tile, g in pairs])
         # Rows of output tiles first, then columns; (B, h/2, 2, w/2, 2, channels) in the end.
         halves = zip(*(_output_transform(list(column)) for column in zip(*products, strict=True)), strict=True)
         lines = [torch.stack(_output_transform(list(half)), dim=3).flatten(2, 3) for half in halves]
         return torch.stack(lines, dim=2).flatten(1, 3)
+
+
+def _filter_transform(g: list[Tensor]) -> list[Tensor]:
+    """G g along one axis."""
+    return [g[0], 0.5 * (g[0] + g[1] + g[2]), 0.5 * (g[0] - g[1] + g[2]), g[2]]
 
 
 def _input_transform(d: list[Tensor]) -> list[Tensor]:
