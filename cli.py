@@ -276,6 +276,54 @@ def export(
 
 
 @app.command()
+def build(
+    bundle: Annotated[str, typer.Argument(help="Name of an installed bundle of ONNX graphs, or its folder.")],
+    backend: Annotated[str, typer.Option(metavar="tensorrt|tensorrt-rtx", help="What the engines are for.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder.", show_default="NAME-BACKEND")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="GPUs to build for; tensorrt-rtx only.", metavar="sm89,...", show_default="this machine's"),
+    ] = None,
+    precision: Annotated[str, typer.Option(metavar="fp16|fp32", help="Precision; fp16 keeps fp32 islands.")] = "fp16",
+    max_objects: Annotated[
+        int | None, typer.Option(help="Objects that one call may carry.", show_default="the bundle's")
+    ] = None,
+    memory: Annotated[int | None, typer.Option(help="Frames kept per object.", show_default="the bundle's")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Build TensorRT engines from a bundle; with tensorrt-rtx and --target no GPU is needed."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from .export.tensorrt_build import BuildOptions, build_bundle, parse_targets
+    from .runtime.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    defaults = opened.manifest.defaults
+    options = BuildOptions.check(
+        backend=backend,
+        precision=precision,
+        targets=parse_targets(target),
+        max_objects=defaults.max_objects if max_objects is None else max_objects,
+        memory=defaults.memory if memory is None else memory,
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("building", total=None)
+        made = build_bundle(
+            opened,
+            out or Path(f"{opened.folder.resolve().name}-{backend}"),
+            options,
+            weights=weights,
+            overwrite=overwrite,
+            progress=lambda step, done, total: progress.update(task, description=step, completed=done, total=total),
+        )
+    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} engines, {precision}; not yet compared on a GPU")
+
+
+@app.command()
 def verify(
     bundle: Annotated[str, typer.Argument(help="Name of an installed bundle, or a bundle's folder.")],
     weights: Annotated[

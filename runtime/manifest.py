@@ -100,6 +100,24 @@ class Parity(Record):
     closed_loop: ClosedLoop
 
 
+class TensorRTRecord(Record):
+    """What engines were built with; they run nowhere else.
+
+    Attributes:
+        version: of TensorRT or TensorRT-RTX.
+        compute_capabilities: GPUs they run on, 89 for 8.9.
+        driver_cuda: newest CUDA of the driver at the build; None where there was none.
+        objects: smallest, best and largest number of objects in one call.
+        flags: of the builder.
+    """
+
+    version: str
+    compute_capabilities: tuple[int, ...]
+    driver_cuda: str | None
+    objects: tuple[int, int, int]
+    flags: tuple[str, ...]
+
+
 class Manifest(Record):
     """The whole manifest.
 
@@ -111,6 +129,8 @@ class Manifest(Record):
         tools: names and versions of what built the bundle.
         backend: what runs the graphs.
         precision: of the graphs.
+        parity: None where the engines could not be run when they were built.
+        tensorrt: of TensorRT engines only.
     """
 
     format: Literal["jointrt-bundle"]
@@ -121,8 +141,9 @@ class Manifest(Record):
     defaults: Defaults
     graphs: dict[str, GraphRecord]
     files: dict[FileName, Sha256]
-    backend: Literal["onnx"]
+    backend: Literal["onnx", "tensorrt", "tensorrt-rtx"]
     precision: str
     opset: int
     tools: dict[str, str]
     parity: Parity | None
+    tensorrt: TensorRTRecord | None = None

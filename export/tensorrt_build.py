@@ -1,0 +1,317 @@
+"""`jointrt build`: a bundle -> TensorRT engines, by one path for TensorRT 10.13 to 11 and TensorRT-RTX.
+
+Networks are strongly typed: what is computed in which precision stands in the graph (see `precision`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import onnx
+
+from ..runtime.bundle import Bundle, sha256_of
+from ..runtime.cuda_devices import query_cuda_driver
+from ..runtime.errors import BundleError, DependencyError, DeviceError, OutputError, SettingsError
+from ..runtime.manifest import FORMAT_VERSION, GraphRecord, Manifest, Port, TensorRTRecord
+from .bundle_export import bundle_network, replaced_folder, tool_versions, write_manifest
+from .fixed_memory import gpu_graphs
+from .onnx_export import OPSET, export_graph
+from .precision import HALF, misplaced_islands, port_type, to_half
+
+TensorRTBackend = Literal["tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp16", "fp32"]
+_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+
+def import_tensorrt(backend: TensorRTBackend) -> Any:
+    """The Python module of a backend; importing it needs no GPU.
+
+    Raises:
+        DependencyError: it is not installed; names the extra that brings it.
+    """
+    try:
+        module = importlib.import_module(_MODULES[backend])
+        module.Builder  # noqa: B018 - a half-removed installation imports as an empty namespace
+    except (ImportError, AttributeError, OSError) as error:
+        found = str(error).splitlines()[0][:120] if str(error) else "not found"
+        raise DependencyError(
+            f"{backend} cannot be imported ({found}): install it with `pip install 'jointrt[{backend}]'`"
+        ) from None
+    return module
+
+
+def parse_targets(text: str | None) -> tuple[int, ...]:
+    """Compute capabilities: "sm89,sm120" -> (89, 120); none for the GPU of this machine.
+
+    Raises:
+        SettingsError: it is no such text.
+    """
+    if text is None:
+        return ()
+    targets = []
+    for name in text.split(","):
+        match = re.fullmatch(r"sm_?(\d{2,3})", name.strip().lower())
+        if match is None:
+            raise SettingsError(f"target is {name.strip()!r}: expected compute capabilities, for example sm89,sm120")
+        targets.append(int(match[1]))
+    return tuple(dict.fromkeys(targets))
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How engines are built.
+
+    Attributes:
+        backend: "tensorrt" or "tensorrt-rtx".
+        precision: "fp16", with fp32 islands, or "fp32".
+        targets: compute capabilities as whole numbers, 89 for 8.9; none for this machine's GPU.
+        max_objects: largest number of objects in one call; the profile is tuned for one.
+        memory: slots of the memory.
+    """
+
+    backend: TensorRTBackend
+    precision: Precision
+    targets: tuple[int, ...]
+    max_objects: int
+    memory: int
+
+    @classmethod
+    def check(cls, *, backend: str, precision: str, targets: tuple[int, ...], max_objects: int, memory: int) -> Self:
+        """Options whose values are in range.
+
+        Raises:
+            SettingsError: a value is not.
+        """
+        if backend not in _MODULES:
+            raise SettingsError(f"backend is {backend!r}: expected one of {', '.join(_MODULES)}")
+        if precision not in ("fp16", "fp32"):
+            raise SettingsError(f"precision is {precision!r}: expected fp16 or fp32")
+        for name, value, largest in (("max-objects", max_objects, 255), ("memory", memory, 256)):
+            if not 1 <= value <= largest:
+                raise SettingsError(f"{name} is {value}: expected 1 to {largest}")
+        if targets and backend == "tensorrt":
+            raise SettingsError(
+                "TensorRT builds for the GPU of the machine it runs on: leave --target out, or give "
+                "--backend tensorrt-rtx, which builds for others"
+            )
+        return cls(backend, precision, targets, max_objects, memory)  # type: ignore[arg-type]
+
+
+def _recorder(trt: Any, messages: list[str]) -> Any:
+    """A logger that keeps errors for the message of a failure: builds without a driver report its absence as one."""
+
+    class Recorder(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                messages.append(message)
+
+    return Recorder()
+
+
+class EngineBuilder:
+    """Builds engines with one TensorRT library.
+
+    Raises:
+        DependencyError: the library is not installed.
+        DeviceError: it needs a GPU that is not there, or does not know a target.
+    """
+
+    def __init__(self, options: BuildOptions, timing_cache: Path) -> None:
+        self.options = options
+        self.timing_cache = timing_cache
+        if not options.targets:
+            driver = query_cuda_driver()
+            if driver.problem is not None:
+                raise DeviceError(
+                    f"engines for this machine's GPU cannot be built: {driver.problem}; on another machine "
+                    "`jointrt build --backend tensorrt-rtx --target sm89` builds for a named GPU"
+                )
+        self.trt = import_tensorrt(options.backend)
+        self.capabilities = [self._capability(target) for target in options.targets]
+        self.messages: list[str] = []
+        self.logger = _recorder(self.trt, self.messages)
+        self.builder = self.trt.Builder(self.logger)
+
+    def _capability(self, target: int) -> Any:
+        known = self.trt.ComputeCapability
+        if not hasattr(known, f"SM{target}"):
+            names = sorted(n.lower() for n in dir(known) if re.fullmatch(r"SM\d+", n))
+            raise DeviceError(f"TensorRT-RTX {self.trt.__version__} does not build for sm{target}: it knows {names}")
+        return getattr(known, f"SM{target}")
+
+    def build(self, graph: Path, destination: Path) -> None:
+        """An ONNX file -> an engine file.
+
+        Raises:
+            BundleError: the library refuses the graph; its own words are given.
+        """
+        trt = self.trt
+        network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, self.logger)
+        if not parser.parse_from_file(str(graph)):
+            reasons = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+            raise BundleError(f"{graph.name} is not understood by {self._name}: {reasons[:300]}")
+        self.messages.clear()
+        config = self.builder.create_builder_config()
+        if hasattr(trt.BuilderFlag, "TF32"):
+            config.clear_flag(trt.BuilderFlag.TF32)
+        if self.capabilities:
+            config.num_compute_capabilities = len(self.capabilities)
+            for index, capability in enumerate(self.capabilities):
+                if not config.set_compute_capability(capability, index):
+                    raise DeviceError(f"{self._name} refuses the target {capability}")
+        self._set_profile(network, config)
+        cache = self._load_cache(config)
+        serialized = self.builder.build_serialized_network(network, config)
+        if serialized is None:
+            raise BundleError(f"{self._name} could not build {graph.name}: {'; '.join(self.messages)[:500]}")
+        destination.write_bytes(bytes(serialized))
+        self._keep_cache(config, cache)
+
+    @property
+    def _name(self) -> str:
+        return f"{self.options.backend} {self.trt.__version__}"
+
+    def _set_profile(self, network: Any, config: Any) -> None:
+        """One object at least and at best, `max_objects` at most."""
+        profile = self.builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            port = network.get_input(index)
+            shape = tuple(port.shape)
+            if -1 in shape:
+                sizes = [tuple(n if d == -1 else d for d in shape) for n in (1, 1, self.options.max_objects)]
+                profile.set_shape(port.name, *sizes)
+        if config.add_optimization_profile(profile) < 0:
+            raise BundleError(f"{self._name} refuses the profile of 1 to {self.options.max_objects} objects")
+
+    def _load_cache(self, config: Any) -> Any:
+        """What earlier builds learned of kernels' durations; TensorRT-RTX measures nothing and keeps none."""
+        if self.options.backend != "tensorrt":
+            return None
+        stored = self.timing_cache.read_bytes() if self.timing_cache.is_file() else b""
+        cache = config.create_timing_cache(stored)
+        return cache if cache is not None and config.set_timing_cache(cache, False) else None
+
+    def _keep_cache(self, config: Any, cache: Any) -> None:
+        if cache is None:
+            return
+        self.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.timing_cache.parent, delete=False) as aside:
+            aside.write(bytes(config.get_timing_cache().serialize()))
+        Path(aside.name).replace(self.timing_cache)
+
+    def record(self) -> TensorRTRecord:
+        """What the manifest keeps of the build."""
+        driver = query_cuda_driver()
+        capabilities = self.options.targets or tuple(
+            10 * major + minor for major, minor in (d.compute_capability for d in driver.devices[:1])
+        )
+        return TensorRTRecord(
+            version=self.trt.__version__,
+            compute_capabilities=capabilities,
+            driver_cuda=None if driver.cuda_version is None else "{}.{}".format(*driver.cuda_version),
+            objects=(1, 1, self.options.max_objects),
+            flags=("strongly_typed", "no_tf32"),
+        )
+
+
+def write_typed(source: Path, record: GraphRecord, precision: Precision, destination: Path) -> GraphRecord:
+    """An fp32 ONNX file -> one in a precision, ready to be built.
+
+    Returns:
+        The record with the types of the ports, naming the engine's file.
+
+    Raises:
+        BundleError: an fp32 island is not in fp32, or a weight does not fit.
+    """
+    model = onnx.load(source)
+    model.graph.name = source.stem
+    if precision == "fp16":
+        model = to_half(model)
+    wrong = misplaced_islands(model)
+    if wrong:
+        raise BundleError(f"{source.name}: computed in fp16 although it must be fp32: {', '.join(wrong[:5])}")
+    onnx.save(model, destination)
+
+    def typed(port: Port) -> Port:
+        half = precision == "fp16" and port_type(port.name) == HALF
+        return port.model_copy(update={"dtype": "float16" if half else "float32"})
+
+    return GraphRecord(
+        file=f"{source.stem}.engine",
+        inputs=tuple(typed(port) for port in record.inputs),
+        outputs=tuple(typed(port) for port in record.outputs),
+    )
+
+
+def build_bundle(
+    bundle: Bundle,
+    out: Path,
+    options: BuildOptions,
+    *,
+    weights: Path | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+) -> Bundle:
+    """Engines of all graphs, put in their place with a manifest; nothing is left behind by a build that fails.
+
+    Args:
+        bundle: an ONNX bundle.
+        out: the new bundle's folder.
+        options: how to build.
+        weights: the weights it was made from, where the bundle does not hold them.
+        overwrite: replace an existing bundle.
+        progress: told what is being done, and how many graphs of how many are finished.
+
+    Raises:
+        BundleError: the bundle is no ONNX bundle, holds no weights, or a graph cannot be built.
+        DependencyError: the TensorRT library is not installed.
+        DeviceError: a GPU is needed and not there.
+        OutputError: `out` cannot be written.
+    """
+    if bundle.manifest.backend != "onnx":
+        raise BundleError(f"{bundle.folder} holds {bundle.manifest.backend} engines: give the bundle of ONNX graphs")
+    if out.resolve() == bundle.folder.resolve():
+        raise OutputError(f"{out} is the bundle that is built from: choose another folder with --out")
+    builder = EngineBuilder(options, out.parent / f".{options.backend}.timing-cache")
+    net = bundle_network(bundle, weights)
+    graphs = gpu_graphs(net, options.memory)
+    records = {}
+    with replaced_folder(out, overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
+        for done, graph in enumerate(graphs):
+            progress(f"tracing {graph.name}", done, len(graphs))
+            traced = export_graph(graph, Path(scratch))
+            path = Path(scratch, traced.file)
+            records[graph.name] = write_typed(path, traced, options.precision, path)
+            progress(f"building {graph.name}", done, len(graphs))
+            builder.build(path, folder / records[graph.name].file)
+            path.unlink()
+        progress("done", len(graphs), len(graphs))
+        source = bundle.manifest
+        manifest = Manifest(
+            format="jointrt-bundle",
+            version=FORMAT_VERSION,
+            model=source.model,
+            weights=source.weights,
+            geometry=source.geometry,
+            defaults=source.defaults.model_copy(update={"memory": options.memory, "max_objects": options.max_objects}),
+            graphs=records,
+            files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+            backend=options.backend,
+            precision=options.precision,
+            opset=OPSET,
+            tools=tool_versions(),
+            parity=None,
+            tensorrt=builder.record(),
+        )
+        write_manifest(folder, manifest)
+    return Bundle.open(out)

@@ -1,0 +1,148 @@
+import dataclasses
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from jointrt.export.fixed_memory import gpu_graphs
+from jointrt.export.onnx_export import export_graph
+from jointrt.export.precision import misplaced_islands, port_type, to_half
+from jointrt.model.config import ModelConfig
+from jointrt.model.network import JointNet
+from onnx import TensorProto, helper
+
+CAPACITY = 3
+
+
+@pytest.fixture(scope="module")
+def net():
+    """Random weights; the normalisation has the statistics of random crops, so that nothing fades or grows."""
+    torch.manual_seed(0)
+    net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(64, 96)))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        net.train().backbone(torch.rand(4, 3, 64, 96) * 255)
+    return net.eval()
+
+
+def trace(net, name, folder):
+    graph = next(g for g in gpu_graphs(net, CAPACITY) if g.name == name)
+    model = onnx.load(folder / export_graph(graph, folder).file)
+    model.graph.name = graph.name
+    return graph, model
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_the_fixed_memory_gives_what_the_whole_attention_gives(net, replaced):
+    """Frames enter one after another, the last one possibly in another's place; eq. 2 to 5 say what must come out."""
+    graphs = {g.name: g for g in gpu_graphs(net, CAPACITY)}
+    torch.manual_seed(2)
+    n, C, D = 24, net.config.feature_channels, net.config.encoding_channels
+    frames = torch.randn(4 if replaced else 2, n, C)
+    bank = [torch.full((1, CAPACITY, *g.shape[2:]), 9.0) for g in graphs["memory_update"].inputs()[:4]]
+    valid = torch.zeros(1, CAPACITY)
+    stored = {}
+    for t, z in enumerate(frames):
+        slot = torch.zeros(1, CAPACITY)
+        slot[0, t if t < CAPACITY else 1] = 1
+        stored[t if t < CAPACITY else 1] = z
+        _, *features = graphs["transformer_query"](z[None])
+        *bank, keys = graphs["memory_update"](*bank, valid, slot, z[None], *features)
+        valid = torch.maximum(valid, slot)
+    E = torch.rand(1, CAPACITY, n, D)
+    x = torch.randn(1, n, C)
+    query, *_ = graphs["transformer_query"](x)
+    found = graphs["memory_read"](query, keys, E, valid)
+
+    h, w = net.config.feature_size
+    maps = torch.stack([stored[i] for i in sorted(stored)]).transpose(1, 2).unflatten(2, (h, w))[None]
+    values = E[:, : len(stored)].transpose(2, 3).unflatten(3, (h, w))
+    x_map = x.transpose(1, 2).unflatten(2, (h, w))
+    expected = net.transformer.decode(x_map, net.transformer.encode(maps), values)
+    torch.testing.assert_close(found.transpose(1, 2).unflatten(2, (h, w)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_of_weight_zero_do_not_change_what_is_learned(net):
+    graphs = {g.name: g for g in gpu_graphs(net, CAPACITY)}
+    torch.manual_seed(3)
+    n, C, D, K = 24, net.config.feature_channels, net.config.encoding_channels, net.config.filter_size
+    z, E, W = torch.randn(1, CAPACITY, n, C), torch.rand(1, CAPACITY, n, D), torch.rand(1, CAPACITY, n, D)
+    omega = torch.zeros(1, K * K * D, C)
+    weights, residual = graphs["few_shot_residual"](z, E, W, torch.tensor([[0.75, 0.25, 0.0]]), omega)
+    for _ in range(3):
+        omega, residual = graphs["few_shot_step"](z, weights, omega, residual)
+
+    h, w = net.config.feature_size
+    maps = [t[:, :2].transpose(2, 3).unflatten(3, (h, w)) for t in (z, E, W)]
+    expected = net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, 3)
+    found = omega.unflatten(1, (K, K, D)).permute(0, 3, 4, 1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+# Fifty layers of random weights, and exponentials of thirty times a rounded product.
+TOLERANCE = {"backbone": 0.03, "transformer_query": 0.03, "memory_read": 0.03}
+
+
+@pytest.mark.parametrize("name", ["backbone", "label_encoder", "transformer_query", "memory_read", "decoder"])
+def test_half_precision_graphs_stay_near_single_precision(net, tmp_path, name):
+    graph, single = trace(net, name, tmp_path)
+    half = to_half(single)
+    assert misplaced_islands(half) == []
+    for port in (*half.graph.input, *half.graph.output):
+        assert port.type.tensor_type.elem_type == port_type(port.name)
+    generator = np.random.default_rng(0)
+    feeds = {}
+    for port in graph.inputs():
+        shape = [1 if n == "B" else n for n in port.shape]
+        values = generator.standard_normal(shape).astype(np.float32)
+        if port.name == "crop":
+            values = generator.uniform(0, 255, shape).astype(np.float32)
+        elif port.name == "valid":
+            values = np.array([[1, 1, 0]], np.float32)
+        elif "query" in port.name or "key" in port.name:
+            values /= np.linalg.norm(values, axis=-1, keepdims=True)
+        feeds[port.name] = values
+    expected = run(single, feeds)
+    halved = {k: v.astype(np.float16) if port_type(k) == TensorProto.FLOAT16 else v for k, v in feeds.items()}
+    for found, wanted in zip(run(half, halved), expected, strict=True):
+        error = np.linalg.norm(found.astype(np.float64) - wanted) / np.linalg.norm(wanted)
+        assert error < TOLERANCE.get(name, 0.01)
+
+
+def run(model, feeds):
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+@pytest.mark.parametrize("name", ["memory_update", "few_shot_residual", "few_shot_step"])
+def test_sums_that_are_carried_on_stay_single(net, tmp_path, name):
+    _, single = trace(net, name, tmp_path)
+    half = to_half(single)
+    assert misplaced_islands(half) == []
+    kinds = {p.name: p.type.tensor_type.elem_type for p in (*half.graph.input, *half.graph.output)}
+    carried = {"C_all", "C_all_next", "D_all_next", "omega", "omega_next"} & set(kinds)
+    assert carried or name == "few_shot_residual"
+    assert all(kinds[p] == TensorProto.FLOAT for p in carried)
+
+
+def test_an_exponential_in_half_precision_is_reported():
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [2]) for name in ("x", "y")]
+    nodes = [helper.make_node("Exp", ["x"], ["y"], name="e")]
+    model = helper.make_model(helper.make_graph(nodes, "g", value[:1], value[1:]))
+    assert misplaced_islands(model) == ["Exp e"]
+
+
+def test_a_norm_over_large_features_does_not_overflow(tmp_path, net):
+    """The squares of the features sum to more than fp16's largest number; naive half precision gives infinity."""
+    _, single = trace(net, "backbone", tmp_path)
+    crop = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 96)).astype(np.float32)
+    for tensor in single.graph.initializer:
+        if "adjust_ind" in tensor.name:
+            values = onnx.numpy_helper.to_array(tensor) * 3000
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    found = run(to_half(single), {"crop": crop})[-1]
+    expected = run(single, {"crop": crop})[-1]
+    assert np.isfinite(found).all()
+    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
