@@ -1,0 +1,124 @@
+"""How a network is trained: section 4.1's numbers as presets, and everything that may differ from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ..model.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """One run.
+
+    Attributes:
+        model: the network; `label_heads` 1 is version 1 of Table 2.
+        steps: optimizer steps in all.
+        batch: mini-sequences per optimizer step, over all devices and accumulated parts.
+        accumulate: parts that a batch is divided into.
+        frames: N_train, frames of a mini-sequence.
+        segment: N'_train, frames of the film that a mini-sequence is drawn from.
+        synthetic: share of mini-sequences that are made from photos, if there are both photos and films.
+        rate: Adam's learning rate after the warm-up.
+        warm_up: steps over which it rises.
+        drops: steps at which it is divided by `drop_factor`.
+        decay_from: share of the steps after which it falls along a cosine to a hundredth; 1 for never.
+        train_trunk: whether the trunk learns too; its BatchNorm keeps its statistics in any case.
+        trunk_rate: the trunk's learning rate over the heads'.
+        clip: largest norm of the gradient.
+        weight_decay: AdamW's.
+        first_steps, update_steps: steepest-descent steps at the first frame and at an update.
+        lovasz: which Lovasz loss.
+        cross_entropy: weight of a pixel-wise cross-entropy besides.
+        cosine: lambda of eq. 10; 0 is version 2 of Table 2.
+        branch_dropout: probability that either branch is left out of a frame, so that each learns to stand alone.
+        hold_out: every how many films one is kept for validation; 0 for none.
+        validate_every, save_every, picture_every: in steps.
+        seed: of everything random.
+    """
+
+    model: ModelConfig
+    steps: int
+    batch: int
+    accumulate: int = 1
+    frames: int = 4
+    segment: int = 100
+    synthetic: float = 0.7
+    rate: float = 1e-3
+    warm_up: int = 100
+    drops: tuple[int, ...] = ()
+    drop_factor: float = 5.0
+    decay_from: float = 1.0
+    train_trunk: bool = False
+    trunk_rate: float = 1.0
+    clip: float = 2.0
+    weight_decay: float = 0.0
+    first_steps: int = 5
+    update_steps: int = 2
+    lovasz: Literal["softmax", "hinge"] = "softmax"
+    cross_entropy: float = 0.0
+    cosine: float = 0.01
+    branch_dropout: float = 0.0
+    hold_out: int = 0
+    validate_every: int = 1000
+    save_every: int = 1000
+    picture_every: int = 500
+    seed: int = field(default=0)
+
+    def learning_rate(self, step: int) -> float:
+        """The heads' learning rate at a step, counted from 0."""
+        rate = self.rate * min(1.0, (step + 1) / max(self.warm_up, 1))
+        rate /= self.drop_factor ** sum(step >= drop for drop in self.drops)
+        start = self.decay_from * self.steps
+        if step > start:
+            progress = min((step - start) / (self.steps - start), 1.0)
+            rate *= 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
+        return rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        return {**asdict(self), "drops": list(self.drops), "model": self.model.to_dict()}
+
+
+def preset(name: str) -> TrainSettings:
+    """The settings called `name`.
+
+    Raises:
+        ValueError: there are none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset is called {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+PRESETS = {
+    "lite": TrainSettings(
+        model=ModelConfig.named("lite"),
+        steps=4000,
+        batch=4,
+        decay_from=0.5,
+        weight_decay=1e-4,
+        lovasz="hinge",
+        cross_entropy=1.0,
+        branch_dropout=0.1,
+        hold_out=7,
+        validate_every=200,
+        save_every=100,
+        picture_every=100,
+    ),
+    # 180k iterations in all; the rate was divided by 25 before the trunk is released at 90k.
+    "paper-stage1": TrainSettings(
+        model=ModelConfig.named("paper"), steps=90_000, batch=20, synthetic=0.0, rate=1e-2, drops=(40_000, 80_000)
+    ),
+    "paper-stage2": TrainSettings(
+        model=ModelConfig.named("paper"),
+        steps=90_000,
+        batch=20,
+        synthetic=0.0,
+        rate=1e-2 / 25,
+        drops=(25_000, 75_000),
+        train_trunk=True,
+    ),
+}

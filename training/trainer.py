@@ -1,0 +1,183 @@
+"""The training loop (section 3.6), on any device that Lightning Fabric knows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ..model.network import JointNet
+from .batches import Batch, Prefetcher
+from .losses import jaccard, lovasz_hinge, lovasz_softmax
+from .mini_sequence import MiniSequenceNet, Unrolled
+from .settings import TrainSettings
+
+LOVASZ = {"softmax": lovasz_softmax, "hinge": lovasz_hinge}
+
+
+@dataclass
+class Progress:
+    """What a finished step says.
+
+    Attributes:
+        step: steps done.
+        values: means over the steps since the last report: loss, segmentation, cosine, J, rate.
+        batch, output: the step's last mini-sequences and what the network made of them.
+        finite: whether the gradient was finite; otherwise the step changed nothing.
+    """
+
+    step: int
+    values: dict[str, float]
+    batch: Batch
+    output: Unrolled
+    finite: bool = field(default=True)
+
+
+def sequence_loss(settings: TrainSettings, output: Unrolled, masks: Tensor) -> dict[str, Tensor]:
+    """Eq. 10 and its parts, means over the batch.
+
+    Args:
+        settings: which Lovasz loss, and the weights.
+        output: of the network.
+        masks: (S, N, H, W), true.
+    """
+    true = masks[:, 1:].flatten(0, 1)
+    logits = output.logits.flatten(0, 1)
+    segmentation = LOVASZ[settings.lovasz](logits, true).mean()
+    if settings.cross_entropy:
+        pixelwise = nn.functional.binary_cross_entropy_with_logits(logits, true)
+        segmentation = segmentation + settings.cross_entropy * pixelwise
+    cosine = output.similarity.mean()
+    return {
+        "loss": segmentation + settings.cosine * cosine,
+        "segmentation": segmentation,
+        "cosine": cosine,
+        "J": jaccard(logits.detach(), true).mean(),
+    }
+
+
+class Trainer:
+    """A network, its optimizer, and how far it has come.
+
+    Attributes:
+        settings: of the run.
+        fabric: device, precision, processes.
+        net: the network that learns.
+        step: steps done.
+    """
+
+    def __init__(self, settings: TrainSettings, fabric: Fabric, net: JointNet) -> None:
+        self.settings = settings
+        self.fabric = fabric
+        self.net = net
+        self.step = 0
+        unrolled = MiniSequenceNet(net, settings.first_steps, settings.update_steps, settings.train_trunk)
+        heads = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
+        groups: list[dict[str, Any]] = [{"params": heads, "scale": 1.0}]
+        if settings.train_trunk:
+            groups.append({"params": list(net.backbone.parameters()), "scale": settings.trunk_rate})
+        optimizer = torch.optim.AdamW(groups, lr=settings.rate, weight_decay=settings.weight_decay)
+        self.module, self.optimizer = fabric.setup(unrolled, optimizer)
+        self._scaled = str(fabric._precision.precision).startswith("16")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but for the settings and the data."""
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The reverse of `state_dict`."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = int(state["step"])
+
+    def run(self, batches: Prefetcher, report: Callable[[Progress], bool]) -> None:
+        """Train until the last step, or until `report`, which is called after each, says so by returning False."""
+        self.module.train()
+        while self.step < self.settings.steps:
+            if not report(self._take_step(batches)):
+                break
+
+    def _take_step(self, batches: Prefetcher) -> Progress:
+        settings = self.settings
+        rate = settings.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for part in range(settings.accumulate):
+            batch = batches.get(self._seed(self.step, part), self._following(part))
+            last = part == settings.accumulate - 1
+            with self.fabric.no_backward_sync(self.module, enabled=not last):
+                output = self.module(batch.images, batch.masks[:, 0], batch.gates)
+                parts = sequence_loss(settings, output, batch.masks)
+                self.fabric.backward(parts["loss"] / settings.accumulate)
+            for name, value in parts.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / settings.accumulate
+        norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=settings.clip, error_if_nonfinite=False)
+        finite = norm is None or bool(torch.isfinite(norm))
+        # In fp16 the scaler itself leaves out such steps, and must see them to lower its scale.
+        if finite or self._scaled:
+            self.optimizer.step()
+        self.step += 1
+        values = {name: value.item() for name, value in sums.items()} | {"rate": rate}
+        return Progress(self.step, values, batch, output, finite)
+
+    def _seed(self, step: int, part: int) -> tuple[int, ...]:
+        return (step, part, self.fabric.global_rank)
+
+    def _following(self, part: int) -> list[tuple[int, ...]]:
+        """Seeds of the batches after this one, as far as the run goes."""
+        count = self.step * self.settings.accumulate + part
+        ahead = range(count + 1, min(count + 3, self.settings.steps * self.settings.accumulate))
+        return [self._seed(*divmod(n, self.settings.accumulate)) for n in ahead]
+
+    @torch.no_grad()
+    def validate(self, batches: list[Batch]) -> float:
+        """Mean J over mini-sequences; NaN if there are none."""
+        self.module.eval()
+        scores = [
+            jaccard(self.module(b.images, b.masks[:, 0], b.gates).logits.flatten(0, 1), b.masks[:, 1:].flatten(0, 1))
+            for b in batches
+        ]
+        self.module.train()
+        return torch.cat(scores).mean().item() if scores else math.nan
+
+
+class Meter:
+    """Means since the last reading, with the speed.
+
+    Attributes:
+        per_step: mini-sequences per step.
+    """
+
+    def __init__(self, per_step: int, batches: Prefetcher) -> None:
+        self.per_step = per_step
+        self.batches = batches
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self._began = time.perf_counter()
+        self._waited = self.batches.waited
+
+    def add(self, values: dict[str, float]) -> None:
+        """The values of one step."""
+        self._steps += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def read(self) -> dict[str, float]:
+        """The means, mini-sequences per second, and the share of the time spent waiting for data; starts anew."""
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        values = {name: total / self._steps for name, total in self._sums.items()}
+        values["sequences_per_s"] = self._steps * self.per_step / seconds
+        values["waiting_share"] = (self.batches.waited - self._waited) / seconds
+        self._reset()
+        return values
