@@ -118,6 +118,34 @@ class TensorRTRecord(Record):
     flags: tuple[str, ...]
 
 
+class GraphQuantization(Record):
+    """What was found when a graph was quantised.
+
+    Attributes:
+        rel_l2: the quantised graph's relative L2 error against fp32 on the calibration's crops, worst output.
+        kept: layers that stay in fp32, the most sensitive first.
+        sensitivity: that error when a layer alone is quantised, by layer.
+    """
+
+    rel_l2: float
+    kept: tuple[str, ...]
+    sensitivity: dict[str, float]
+
+
+class Quantization(Record):
+    """How an int8 bundle was made.
+
+    Attributes:
+        source: fingerprint of the fp32 bundle.
+        clips: names of the clips it was calibrated on.
+        graphs: by name, those that were quantised.
+    """
+
+    source: Sha256
+    clips: tuple[str, ...]
+    graphs: dict[str, GraphQuantization]
+
+
 class Manifest(Record):
     """The whole manifest.
 
@@ -131,6 +159,7 @@ class Manifest(Record):
         precision: of the graphs.
         parity: None where the engines could not be run when they were built.
         tensorrt: of TensorRT engines only.
+        quantization: of int8 bundles only.
     """
 
     format: Literal["jointrt-bundle"]
@@ -147,3 +176,4 @@ class Manifest(Record):
     tools: dict[str, str]
     parity: Parity | None
     tensorrt: TensorRTRecord | None = None
+    quantization: Quantization | None = None
