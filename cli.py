@@ -350,6 +350,95 @@ def verify(
 
 
 @app.command()
+def compare(
+    bundle: Annotated[str, typer.Argument(help="Name of the bundle to test, or its folder.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="Another bundle to compare with.", show_default="its PyTorch network")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")
+    ] = None,
+    clips: Annotated[
+        list[Path] | None,
+        typer.Option(help="A clip with its mask beside it, NAME.png; may be repeated.", show_default="the shipped one"),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="A DAVIS or YouTube-VOS folder: J&F of both sides.")] = None,
+    sequences: Annotated[str | None, typer.Option(help="Only these of --data.", metavar="A,B,...")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of each at most.", show_default="all")] = None,
+    memory: Annotated[int | None, typer.Option(help="Frames kept per object.", show_default="the bundles'")] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="Frames between memory updates.", show_default="the bundles'")
+    ] = None,
+    curve: Annotated[Path | None, typer.Option(help="Draw the IoU by frame here.", metavar="FILE.png")] = None,
+    min_iou: Annotated[
+        float | None, typer.Option(help="Floor of a clip's mean IoU.", show_default="0.995; 0.9 if not fp32")
+    ] = None,
+    max_loss: Annotated[float, typer.Option(help="Largest loss of J&F.")] = 0.01,
+    max_error: Annotated[
+        float | None, typer.Option(help="Largest relative error of a graph.", show_default="1e-4; none if not fp32")
+    ] = None,
+) -> None:
+    """Compare a bundle with its PyTorch network or another bundle on the same clips; exit code 1 when over a limit."""
+    from rich.console import Console
+
+    from .benchmarks.compare import CompareRequest, as_tables
+    from .benchmarks.compare import compare as run_comparison
+    from .runtime.console import RunDisplay
+
+    request = CompareRequest(
+        bundle=bundle,
+        baseline=baseline,
+        weights=weights,
+        clips=tuple(clips or ()),
+        root=data,
+        sequences=tuple(name.strip() for name in sequences.split(",") if name.strip()) if sequences else (),
+        frames=frames,
+        memory=memory,
+        interval=interval,
+        curve=curve,
+        min_iou=min_iou,
+        max_loss=max_loss,
+        max_error=max_error,
+    )
+    with RunDisplay("comparing") as display:
+        comparison = run_comparison(request, display)
+    console = Console()
+    for table in as_tables(comparison):
+        console.print(table)
+    for line in comparison.failures:
+        print_error(line)
+    typer.echo("verdict: " + ("over the limits" if comparison.failures else "within the limits"))
+    sys.exit(1 if comparison.failures else 0)
+
+
+@app.command()
+def quantize(
+    bundle: Annotated[str, typer.Argument(help="Name of an fp32 bundle, or its folder.")],
+    clips: Annotated[
+        list[Path], typer.Option(help="A clip to calibrate on, with its mask beside it, NAME.png; may be repeated.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The int8 bundle's folder.")],
+    max_error: Annotated[float, typer.Option(help="Layers stay in fp32 until a graph's error is below this.")] = 0.05,
+    frames: Annotated[int, typer.Option(help="Frames of each clip.")] = 8,
+    samples: Annotated[int, typer.Option(help="Calls of each graph and clip to calibrate on.")] = 8,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Quantise a bundle's convolutions to 8 bits for the CPU; the masks change: see `compare --baseline`."""
+    from rich.console import Console
+
+    from .export.quantize import QuantizeOptions, quantize_bundle
+    from .runtime.bundle import Bundle
+
+    options = QuantizeOptions(max_error=max_error, frames=frames, samples=samples)
+    with Console(stderr=True).status("opening the bundle") as status:
+        made = quantize_bundle(Bundle.open(bundle), clips, out, options, overwrite=overwrite, progress=status.update)
+    assert made.manifest.quantization is not None
+    for name, graph in made.manifest.quantization.graphs.items():
+        layers = f"{len(graph.sensitivity) - len(graph.kept)} of {len(graph.sensitivity)} layers in 8 bits"
+        typer.echo(f"{name}: {layers}, relative error {graph.rel_l2:.3f}")
+
+
+@app.command()
 def train(
     preset: Annotated[str, typer.Option(metavar="lite|paper-stage1|paper-stage2", help="Network and schedule.")],
     data: Annotated[list[Path], typer.Option(help="A folder of films or pictures with masks; may be repeated.")],

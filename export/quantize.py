@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,12 @@ def quantize_bundle(
         for name in manifest.files:
             shutil.copyfile(bundle.path(name), folder / name)
         progress("running the clips")
-        calls = record_calls(
-            bundle.folder, opened, QUANTIZED, frames=options.frames, per_clip=options.samples
-        )
+        calls = record_calls(bundle.folder, opened, QUANTIZED, frames=options.frames, per_clip=options.samples)
         records = {}
         for name in QUANTIZED:
             record = manifest.graphs[name]
             records[name] = quantize_graph(
-                folder / record.file, record, calls[name], options.max_error, lambda s, n=name: progress(f"{n}: {s}")
+                folder / record.file, record, calls[name], options.max_error, partial(_report, progress, name)
             )
         changed = manifest.model_copy(
             update={
@@ -114,6 +113,10 @@ def quantize_bundle(
         )
         write_manifest(folder, changed)
     return Bundle.open(out)
+
+
+def _report(progress: Callable[[str], None], graph: str, step: str) -> None:
+    progress(f"{graph}: {step}")
 
 
 def quantize_graph(
