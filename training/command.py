@@ -141,9 +141,7 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
     except (ValueError, RuntimeError) as error:
         raise DeviceError(f"device {request.device!r}, precision {request.precision!r}: {error}") from None
     fabric.launch()
-    if fabric.is_global_zero:
-        _prepare_folder(request, settings)
-    fabric.barrier()
+    _check_folder(request, settings)
     console = Console(stderr=True, quiet=not fabric.is_global_zero)
     torch.manual_seed(settings.seed)
     net = new_network(settings, request.init)
@@ -164,6 +162,9 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
     )
     per_part = settings.batch // (settings.accumulate * request.devices)
     deadline = math.inf if request.minutes is None else time.monotonic() + 60 * request.minutes
+    fabric.barrier()
+    if fabric.is_global_zero:
+        _begin_folder(request, settings)
     record = Record(request.out, trainer.step) if fabric.is_global_zero else None
 
     def save() -> None:
@@ -194,7 +195,8 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
                 if record is not None:
                     record.add(step, values)
                 console.print(_line(step, values), highlight=False, soft_wrap=True)
-            stop = time.monotonic() > deadline
+            # All processes must stop at the same step.
+            stop = bool(fabric.broadcast(time.monotonic() > deadline))
             if step % settings.save_every == 0 or done or stop:
                 save()
                 if record is not None:
@@ -229,26 +231,34 @@ def new_network(settings: TrainSettings, init: Path | None) -> JointNet:
     return net
 
 
-def _prepare_folder(request: TrainRequest, settings: TrainSettings) -> None:
+def _check_folder(request: TrainRequest, settings: TrainSettings) -> None:
     file = request.out / SETTINGS
-    given = json.loads(json.dumps(settings.to_dict()))
     if request.resume:
         if not file.is_file():
             raise OutputError(f"{request.out} holds no run: nothing to resume; leave --resume out")
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before, given = json.loads(file.read_text(encoding="utf-8")), _as_json(settings)
         changed = sorted(name for name in given if given[name] != before.get(name))
         if changed:
             raise SettingsError(
                 f"the run in {request.out} had other settings: {', '.join(changed)}; give the same, or another --out"
             )
-        return
-    if (request.out / CHECKPOINT).exists() or file.exists():
+    elif file.exists():
         raise OutputError(f"{request.out} holds a run: give --resume to go on, or another --out")
+
+
+def _begin_folder(request: TrainRequest, settings: TrainSettings) -> None:
+    text = json.dumps(_as_json(settings), indent=2) + "\n"
     try:
         request.out.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda aside: aside.write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8"))
+        write_whole(request.out / SETTINGS, lambda aside: aside.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"{request.out} cannot be written: {error}; choose another --out") from None
+
+
+def _as_json(settings: TrainSettings) -> dict[str, Any]:
+    """The settings as they are after being written and read."""
+    values: dict[str, Any] = json.loads(json.dumps(settings.to_dict()))
+    return values
 
 
 def _room(device: torch.device) -> int:
