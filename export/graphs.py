@@ -330,7 +330,7 @@ class DecoderGraph(Graph):
 
 def column_sums(x: Tensor) -> Tensor:
     """(B, n, m) -> (B, 1, m), as a product: reductions over an inner axis are slow in inference engines."""
-    return torch.ones(1, 1, x.shape[1]) @ x
+    return torch.ones(1, 1, x.shape[1], device=x.device) @ x
 
 
 def encode(net: JointNet, z: Tensor, C: Tensor, D: Tensor) -> Tensor:

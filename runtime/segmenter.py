@@ -76,6 +76,11 @@ class Segmenter:
         if device != "cpu":
             raise DeviceError(f"device {device!r} cannot be used: expected 'cpu'")
         opened = Bundle.open(bundle)
+        if opened.manifest.backend != "onnx":
+            raise DeviceError(
+                f"{opened.folder} holds {opened.manifest.backend} engines, which this version builds but does not run: "
+                "give the bundle of ONNX graphs that they were built from"
+            )
         settings = Settings.resolve(
             opened.manifest.defaults,
             memory=memory,
