@@ -493,6 +493,61 @@ def train(
 
 
 @app.command()
+def bench(
+    bundles: Annotated[
+        list[str] | None,
+        typer.Option("--bundle", help="Name or folder of a bundle; may be given several times.", show_default="lite"),
+    ] = None,
+    memory: Annotated[
+        list[int] | None,
+        typer.Option(help="Frames kept per object; may be given several times.", show_default="the bundle's"),
+    ] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="Frames between memory updates.", show_default="the bundle's")
+    ] = None,
+    objects: Annotated[int, typer.Option(help="Objects of the mask to follow.")] = 1,
+    source: Annotated[
+        Path | None, typer.Option(help="Clip to take frames from.", show_default="the shipped one")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Its first mask.", show_default="named like the clip, .png")] = None,
+    branches: Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")] = "both",
+    threads: Annotated[
+        int | None, typer.Option(help="Cores to use.", show_default="all that the process may use")
+    ] = None,
+    periods: Annotated[int, typer.Option(min=3, help="Update periods to time.")] = 6,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.", metavar="FILE")] = None,
+) -> None:
+    """Time a bundle stage by stage over whole update periods at a full memory, beside its trunk alone."""
+    from rich.console import Console
+
+    from .benchmarks.bench import CLIP, as_table, measure, write_json
+
+    console = Console()
+    console.width = max(console.width, 100)
+    results = []
+    sizes: list[int | None] = [*memory] if memory else [None]
+    for name in bundles or ["lite"]:
+        for size in sizes:
+            with console.status(f"timing {name}"):
+                results.append(
+                    measure(
+                        name,
+                        source=source or CLIP,
+                        mask=mask,
+                        objects=objects,
+                        periods=periods,
+                        memory=size,
+                        interval=interval,
+                        branches=branches,
+                        threads=threads,
+                    )
+                )
+            console.print(as_table(results[-1]))
+    if json is not None:
+        write_json(results, json)
+
+
+@app.command()
 def doctor() -> None:
     """Show versions, devices, providers and bundles, and whether each can be used."""
     from .runtime.doctor import examine, print_report

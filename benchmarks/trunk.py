@@ -1,0 +1,86 @@
+"""The trunk alone, out of a bundle's backbone: the measure that frames are compared with.
+
+ONNX Runtime runs every node of a file, needed or not, so the adjusters' outputs and all that only they need are taken
+out. The graph's message is edited directly: timing a bundle must not need the `onnx` package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_GRAPH = 7
+"""Field number of `ModelProto.graph`."""
+_NODE = 1
+"""Field number of `GraphProto.node`."""
+_OUTPUT = 12
+"""Field number of `GraphProto.output`."""
+_NAME = 1
+"""Field number of `ValueInfoProto.name` and of `NodeProto.input`."""
+_NODE_OUTPUT = 2
+"""Field number of `NodeProto.output`."""
+
+
+def without_outputs(model: bytes, names: set[str]) -> bytes:
+    """An ONNX model's bytes less the graph outputs of the given names and the nodes that only they need."""
+    out = bytearray()
+    for field, raw, value in _fields(model):
+        if field != _GRAPH:
+            out += raw
+            continue
+        parts = [part for part in _fields(value) if part[0] != _OUTPUT or not names & _strings(part[2], _NAME)]
+        needed = set().union(*(_strings(value, _NAME) for field, _, value in parts if field == _OUTPUT))
+        kept = []
+        # Nodes come in the order in which they run: backwards, whoever gives what is needed is needed.
+        for field, raw, value in reversed(parts):
+            if field == _NODE and not needed & _strings(value, _NODE_OUTPUT):
+                continue
+            if field == _NODE:
+                needed |= _strings(value, _NAME)
+            kept.append(raw)
+        graph = b"".join(reversed(kept))
+        out += _varint(_GRAPH << 3 | 2) + _varint(len(graph)) + graph
+    return bytes(out)
+
+
+def _strings(message: bytes, number: int) -> set[str]:
+    return {value.decode() for field, _, value in _fields(message) if field == number}
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Field number, the field's bytes with their tag, and the payload of length-delimited fields."""
+    position = 0
+    while position < len(message):
+        start = position
+        tag, position = _read_varint(message, position)
+        kind, payload = tag & 7, b""
+        if kind == 0:
+            _, position = _read_varint(message, position)
+        elif kind == 1:
+            position += 8
+        elif kind == 5:
+            position += 4
+        elif kind == 2:
+            length, position = _read_varint(message, position)
+            payload = message[position : position + length]
+            position += length
+        else:
+            raise ValueError(f"wire type {kind} is not used by ONNX")
+        yield tag >> 3, message[start:position], payload
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value, position
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes((*out, value))

@@ -1,0 +1,86 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+def load_module(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The folder with outputs of the released code."""
+    return DATA / "golden"
+
+
+@pytest.fixture(scope="session")
+def render():
+    """Frames (T, H, W, 3) and true labels (T, H, W) of a clip that the released code was run on."""
+    synth = load_module(DATA / "golden" / "synth.py")
+    specs = synth.golden_specs()
+    return lambda name: synth.render(specs[name])
+
+
+@pytest.fixture(scope="session")
+def paper_weights(tmp_path_factory):
+    """A weights file with the seeded weights that the recorded outputs were made with."""
+    import torch
+    from jointrt.export.checkpoint import from_released
+    from jointrt.export.weights import FORMAT
+    from jointrt.model.config import ModelConfig
+    from safetensors.torch import save_file
+
+    released = load_module(DATA / "recipe" / "recipe.py").make_state_dict()
+    tensors = {ours: torch.from_numpy(a.copy()) for n, a in released.items() if (ours := from_released(n)) is not None}
+    path = tmp_path_factory.mktemp("weights") / "paper.safetensors"
+    save_file(tensors, path, {"format": FORMAT, "config": json.dumps(ModelConfig.named("paper").to_dict())})
+    return path
+
+
+@pytest.fixture(scope="session")
+def paper_net(paper_weights):
+    from jointrt.export.weights import load_network
+
+    return load_network(paper_weights)[0]
+
+
+@pytest.fixture(scope="session")
+def paper_bundle(paper_weights, tmp_path_factory):
+    """The exported bundle of the seeded weights; its parity gate was passed."""
+    from jointrt.export.bundle_export import export_bundle
+
+    return export_bundle(paper_weights, tmp_path_factory.mktemp("bundles") / "paper", include_weights=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory):
+    """The shipped weights with small crops and a small memory."""
+    from jointrt.export.bundle_export import WEIGHTS, export_bundle
+    from jointrt.runtime.bundle import find_bundle
+
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    return export_bundle(find_bundle("lite") / WEIGHTS, out, crop=(64, 128), memory=3, interval=2)
+
+
+@pytest.fixture
+def disc():
+    """A frame with a bright disc, and the disc's mask: `disc(t)` moves it."""
+
+    def make(t, size=(96, 160)):
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        mask = (rows - 45) ** 2 + (columns - 60 - 2 * t) ** 2 < 18**2
+        frame = np.random.default_rng(1).integers(0, 90, (*size, 3), dtype=np.uint8)
+        frame[mask] = (230, 180, 40)
+        return frame, mask.astype(np.uint8)
+
+    return make

@@ -1,0 +1,151 @@
+"""The public interface on a small random network: what must hold whatever the weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jointrt import MaskError, Segmenter, SettingsError
+from jointrt.export.bundle_export import bundle_network
+from jointrt.runtime.engine import Buffer
+
+
+@pytest.fixture
+def segmenter(tiny_bundle):
+    return Segmenter.load(tiny_bundle.folder, threads=1)
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_ids_are_kept_and_may_have_gaps(segmenter, disc):
+    frame, mask = disc(0)
+    mask[5:20, 120:150] = 200
+    mask[mask == 1] = 7
+    labels = segmenter.step(frame, mask)
+    np.testing.assert_array_equal(labels, mask)
+    assert segmenter.object_ids == (7, 200)
+    assert set(np.unique(segmenter.step(disc(1)[0]))) <= {0, 7, 200}
+
+
+def test_an_object_may_come_later(segmenter, disc):
+    segmenter.step(*disc(0))
+    segmenter.step(disc(1)[0])
+    later = np.zeros((96, 160), np.uint8)
+    later[60:90, 100:150] = 9
+    labels = segmenter.step(disc(2)[0], later)
+    assert segmenter.object_ids == (1, 9)
+    np.testing.assert_array_equal(labels[60:90, 100:150], 9)
+
+
+def test_ids_already_followed_are_ignored_in_a_mask(tiny_bundle, disc):
+    plain, again = (Segmenter.load(tiny_bundle.folder, threads=1) for _ in range(2))
+    for t in range(3):
+        frame, mask = disc(t)
+        a = plain.step(frame, mask if t == 0 else None)
+        b = again.step(frame, mask)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_cannot_be_is_refused(segmenter, disc):
+    frame, mask = disc(0)
+    with pytest.raises(MaskError, match="found none"):
+        segmenter.step(frame)
+    with pytest.raises(MaskError, match="found an empty one"):
+        segmenter.step(frame, np.zeros_like(mask))
+    with pytest.raises(MaskError, match="the mask is 80x96, the frame 160x96"):
+        segmenter.step(frame, mask[:, :80])
+    with pytest.raises(MaskError, match="whole numbers"):
+        segmenter.step(frame, mask.astype(np.float32))
+    with pytest.raises(MaskError, match="0 to 255"):
+        segmenter.step(frame, mask.astype(np.int32) * 300)
+    with pytest.raises(SettingsError, match="uint8"):
+        segmenter.step(frame.astype(np.float32), mask)
+    segmenter.step(frame, mask)
+    with pytest.raises(SettingsError, match="reset"):
+        segmenter.step(frame[:90])
+    segmenter.reset()
+    segmenter.step(frame[:90], mask[:90])
+
+
+@pytest.mark.parametrize("settings", [{"memory": 0}, {"interval": 0}, {"branches": "none"}, {"score_resize": "x"}])
+def test_settings_are_checked(tiny_bundle, settings):
+    with pytest.raises(SettingsError, match="expected"):
+        Segmenter.load(tiny_bundle.folder, **settings)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (300, 90), (41, 333), (700, 1200)])
+@pytest.mark.parametrize("settings", [{"memory": 1}, {"interval": 1}, {"branches": "induction"}])
+def test_any_frame_size_and_setting(tiny_bundle, disc, size, settings):
+    segmenter = Segmenter.load(tiny_bundle.folder, threads=1, **settings)
+    mask = np.zeros(size, np.uint8)
+    mask[-12:, -20:] = 3
+    frame = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    for t in range(6):
+        labels = segmenter.step(frame, mask if t == 0 else None)
+        assert labels.shape == size
+        assert labels.dtype == np.uint8
+
+
+def test_a_one_pixel_object(segmenter, disc):
+    frame, mask = disc(0)
+    mask[:] = 0
+    mask[0, 159] = 1
+    for t in range(5):
+        segmenter.step(frame, mask if t == 0 else None)
+
+
+def test_without_the_induction_branch_omega_stays_zero(tiny_bundle, disc):
+    segmenter = Segmenter.load(tiny_bundle.folder, threads=1, branches="transduction")
+    for t in range(5):
+        segmenter.step(disc(t)[0], disc(t)[1] if t == 0 else None)
+    assert not segmenter._trackers[1].target.omega.array.any()
+
+
+def test_the_incremental_memory_is_the_whole_softmax(tiny_bundle, disc):
+    """Encoded keys after growth and many replacements, against eq. 2 and 3 over the same features at once."""
+    segmenter = Segmenter.load(tiny_bundle.folder, threads=1, interval=1, memory=4)
+    transformer = bundle_network(tiny_bundle).transformer
+    for t in range(40):
+        segmenter.step(disc(t % 12)[0], disc(0)[1] if t == 0 else None)
+        frames = segmenter._trackers[1].target.frames
+        if t in (2, 5, 39):
+            z = torch.from_numpy(np.concatenate([frame["z"].array for frame in frames])[None])
+            with torch.inference_mode():
+                joint = z.flatten(1, 2)
+                attended = transformer.self_attention(joint, joint, joint).view_as(z) + z
+                mean, std = attended.mean(2, keepdim=True), attended.std(2, correction=0, keepdim=True)
+                expected = transformer.cross_attention.project((attended - mean) / (std.square() + 1e-5).sqrt())[0]
+            found = np.concatenate([frame["key_cross"].array for frame in frames])
+            assert np.linalg.norm(found - expected.numpy()) <= 1e-4 * np.linalg.norm(expected.numpy())
+    assert len(frames) == 4
+
+
+def test_a_stored_state_goes_on_alike(tiny_bundle, disc):
+    whole, first, second = (Segmenter.load(tiny_bundle.folder, threads=1) for _ in range(3))
+    expected = [whole.step(disc(t)[0], disc(t)[1] if t == 0 else None) for t in range(12)]
+    for t in range(6):
+        first.step(disc(t)[0], disc(t)[1] if t == 0 else None)
+    second.load_state_dict(first.state_dict())
+    for t in range(6, 12):
+        np.testing.assert_array_equal(second.step(disc(t)[0]), expected[t])
+
+
+def test_memory_is_flat_over_two_thousand_frames(tiny_bundle, disc):
+    segmenter = Segmenter.load(tiny_bundle.folder, threads=1)
+    frames = [disc(t)[0] for t in range(8)]
+    segmenter.step(*disc(0))
+    for t in range(100):
+        segmenter.step(frames[t % 8])
+    before = resident()
+    for t in range(2000):
+        segmenter.step(frames[t % 8])
+    assert resident() - before < 2 << 20
+
+
+def test_a_buffer_shares_its_memory():
+    array = np.zeros(4, np.float32)
+    buffer = Buffer(array)
+    array[2] = 5
+    assert buffer.value.numpy()[2] == 5
