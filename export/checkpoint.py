@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..model.config import ModelConfig
 from ..model.network import JointNet
 from ..runtime.bundle import sha256_of
 from ..runtime.errors import OutputError, WeightsError
-from .unpickle import StoredTensor, load_checkpoint, to_array
+from .stored_tensor import StoredTensor
+from .torch_file import load_checkpoint
 from .weights import FORMAT, check_tensors, expected_shapes
 
 RELEASED_PREFIXES: tuple[tuple[str, str], ...] = (
@@ -40,6 +42,9 @@ RELEASED_PREFIXES: tuple[tuple[str, str], ...] = (
 
 _SHARED = ("transformer.decoder.self_attn.", "transformer.encoder.self_attn.")
 """One module that the released state dict lists twice."""
+
+
+_WITHOUT_NAMES: dict[type, str] = {list: "a list", tuple: "a tuple", str: "a text", StoredTensor: "one tensor"}
 
 
 def from_released(name: str) -> str | None:
@@ -75,21 +80,14 @@ def find_state_dict(content: Any, source: Path) -> dict[str, StoredTensor]:
         candidates = [content[key] for key in ("net", "state_dict", "model") if key in content] + candidates
     for candidate in candidates:
         if isinstance(candidate, dict):
-            tensors = {k: v for k, v in candidate.items() if isinstance(k, str) and isinstance(v, StoredTensor)}
+            tensors = {k: v for k, v in candidate.items() if isinstance(v, StoredTensor)}
             if tensors:
-                return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    found = ", ".join(map(str, list(content)[:6])) if isinstance(content, dict) else type(content).__name__
+                wrapped = all(name.startswith("module.") for name in tensors)
+                return {name.removeprefix("module.") if wrapped else name: v for name, v in tensors.items()}
+    found = (
+        ", ".join(list(content)[:6]) if isinstance(content, dict) else _WITHOUT_NAMES.get(type(content), "an object")
+    )
     raise WeightsError(f"{source} holds no network: found {found[:200]}; expected a state dict, or one under 'net'")
-
-
-def read_released(source: Path) -> dict[str, NDArray[Any]]:
-    """A checkpoint's network tensors under their own names.
-
-    Raises:
-        WeightsError: the file is truncated, foreign, or holds no network.
-    """
-    content, storages = load_checkpoint(source)
-    return {name: to_array(tensor, storages) for name, tensor in find_state_dict(content, source).items()}
 
 
 def import_checkpoint(source: Path, destination: Path, *, overwrite: bool = False) -> int:
@@ -106,27 +104,45 @@ def import_checkpoint(source: Path, destination: Path, *, overwrite: bool = Fals
         raise OutputError(f"{destination} should end in .safetensors: that is the format of weights files")
     if destination.exists() and not overwrite:
         raise OutputError(f"{destination} exists: choose another name, or give --overwrite")
-    released = read_released(source)
-    twice = {name: name.replace(*_SHARED) for name in released if name.startswith(_SHARED[0]) and ".WV." not in name}
-    for second, first in twice.items():
-        if first in released and not np.array_equal(released[first], released[second]):
-            raise WeightsError(f"{source}: {first} and {second} differ, but encoder and decoder share that module")
+    checkpoint = load_checkpoint(source)
     config = ModelConfig.named("paper")
-    tensors = {ours: array for name, array in released.items() if (ours := from_released(name)) is not None}
     expected = expected_shapes(JointNet(config))
-    check_tensors(
-        {to_released(name): array.shape for name, array in tensors.items()},
-        {to_released(name): shape for name, shape in expected.items()},
-        str(source),
-    )
+    released = _network_tensors(find_state_dict(checkpoint.content, source), expected, source)
+    arrays = checkpoint.arrays(released)
+    for second in [name for name in released if name.startswith(_SHARED[0])]:
+        first = second.replace(*_SHARED)
+        if not np.array_equal(arrays[first], arrays[second], equal_nan=True):
+            raise WeightsError(f"{source}: {first} and {second} differ, but encoder and decoder share that module")
     metadata = {
         "format": FORMAT,
         "config": json.dumps(config.to_dict()),
         "source_name": source.name,
         "source_sha256": sha256_of(source),
     }
-    write_weights({name: np.ascontiguousarray(tensors[name], np.float32) for name in expected}, destination, metadata)
+    tensors = {name: np.asarray(arrays[to_released(name)], np.float32, order="C") for name in expected}
+    write_weights(tensors, destination, metadata)
     return len(expected)
+
+
+def _network_tensors(
+    released: dict[str, StoredTensor], expected: dict[str, tuple[int, ...]], source: Path
+) -> dict[str, StoredTensor]:
+    """The tensors that the network takes, and the shared module's second listing, by their released names.
+
+    A state dict of `JointNet` itself, under our names, is taken as well.
+    """
+    kept = {to_released(name): tensor for name, tensor in released.items() if from_released(name) is not None}
+    shapes = {to_released(name): shape for name, shape in expected.items()}
+    check_tensors({name: tensor.shape for name, tensor in kept.items()}, shapes, str(source))
+    for name in released:
+        first = name.replace(*_SHARED)
+        if name.startswith(_SHARED[0]) and first in kept:
+            check_tensors({name: released[name].shape}, {name: shapes[first]}, str(source))
+            kept[name] = released[name]
+    for name, tensor in kept.items():
+        if not tensor.floating:
+            raise WeightsError(f"{source}: {name} is a {tensor.storage.kind}, expected floating-point numbers")
+    return kept
 
 
 def write_weights(tensors: dict[str, NDArray[np.float32]], destination: Path, metadata: dict[str, str]) -> None:
@@ -145,5 +161,5 @@ def write_weights(tensors: dict[str, NDArray[np.float32]], destination: Path, me
             Path(temporary).replace(destination)
         finally:
             Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{destination} cannot be written ({error.strerror or error})") from None
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{destination} cannot be written ({getattr(error, 'strerror', None) or error})") from None

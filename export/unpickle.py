@@ -1,264 +1,281 @@
-"""Reading what `torch.save` wrote without running anything in it: tensors and containers, everything else inert.
+"""Reading pickles as data: plain containers and values are built, nothing that a pickle names is looked up or called.
 
-Both layouts are read: the zip archive (torch >= 1.6) and the older stream of pickles followed by raw storages. A class
-or function that the file names is replaced by a stub that can be called, filled and restored, and does nothing.
+The opcodes are those that Python's `pickletools` documents. Python's own `Unpickler` works on live objects, so that a
+pickle can set attributes on whatever it is handed; here every object but a list, a tuple or a dict is `INERT`.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 import pickletools
-import struct
-import sys
-import zipfile
-from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+MAX_BYTES = 16 << 20
+"""Longest pickle that is read; a released checkpoint's has 0.1 MB."""
 
-from ..runtime.errors import WeightsError
-
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_LEGACY_PROTOCOL = 1001
-_PICKLES_BEFORE_STORAGES = 5
-_MAX_PICKLE = 256 << 20
-
-_STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
-    "FloatStorage": np.dtype("<f4"),
-    "DoubleStorage": np.dtype("<f8"),
-    "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype("<u2"),
-    "LongStorage": np.dtype("<i8"),
-    "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"),
-    "CharStorage": np.dtype("i1"),
-    "ByteStorage": np.dtype("u1"),
-    "BoolStorage": np.dtype("?"),
-}
+MAX_STEPS = 2_000_000
+"""Most opcodes and copied items; a released checkpoint takes 0.03 million. Bounds the time and the memory."""
 
 
 class Inert:
-    """Stands for an instance of any class that a checkpoint names; takes everything and does nothing."""
+    """Stands for every object that is no plain value; the only instance is `INERT`."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Inert:
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def append(self, item: Any) -> None:
-        """Pickle's APPEND."""
-
-    def extend(self, items: Any) -> None:
-        """Pickle's APPENDS."""
-
-    def add(self, item: Any) -> None:
-        """Pickle's ADDITEMS."""
+INERT = Inert()
 
 
 @dataclass(frozen=True, slots=True)
-class _StorageType:
+class Global:
+    """A class or function that a pickle names, by name only."""
+
+    module: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    key: str
-    type: str
-    size: int
+Builders = Mapping[tuple[str, str], Callable[..., Any]]
+"""(module, name) of the functions that are understood -> what is called with their arguments in place of them."""
 
+_MAPPINGS = (("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "dict"))
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor's place in a storage that is read later."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> StoredTensor | Inert:
-    integers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
-    if not isinstance(storage, _Storage) or any(type(n) is not int or n < 0 for n in integers):
-        return Inert()
-    return StoredTensor(storage, offset, shape, stride)
-
-
-def _rebuild_parameter(data: Any, *rest: Any) -> Any:
-    return data
-
-
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+_VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 }
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8")
-        self.storages: dict[str, _Storage] = {}
+def read_pickle(data: bytes, persistent: Callable[[Any], Any], builders: Builders) -> tuple[Any, int]:
+    """The value of the pickle at the start of `data`, and the pickle's length in bytes.
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]
-        if module in ("torch", "torch.storage") and name in _STORAGE_DTYPES:
-            return _StorageType(name)
-        return type("Inert", (Inert,), {})
+    Entries of dicts whose key is no string are left out: no state dict has them.
 
-    def persistent_load(self, pid: Any) -> Any:
-        # The older layout wraps a class together with its source text.
-        if isinstance(pid, tuple) and len(pid) >= 2 and pid[0] == "module" and isinstance(pid[1], type):
-            return pid[1]
-        if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage":
-            kind, key, size = pid[1], pid[2], pid[4]
-            view = pid[5] if len(pid) > 5 else None
-            if isinstance(kind, _StorageType) and isinstance(key, str) and type(size) is int and view is None:
-                return self.storages.setdefault(key, _Storage(key, kind.name, size))
-        return Inert()
-
-
-def _load_pickle(data: bytes) -> tuple[Any, dict[str, _Storage]]:
-    """One pickle and the storages it refers to; a huge memo index, for which a table would be allocated, is refused."""
-    for opcode, argument, _ in pickletools.genops(data):
-        if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
-            raise pickle.UnpicklingError(f"memo index {argument}")
-    unpickler = _Unpickler(data)
-    return unpickler.load(), unpickler.storages
-
-
-def load_checkpoint(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """What a checkpoint holds.
-
-    Returns:
-        The object structure, tensors as `StoredTensor`, and the storages by key.
+    Args:
+        data: at least one pickle.
+        persistent: gives the value of a persistent id.
+        builders: what builds the values of known functions; they must check their arguments.
 
     Raises:
-        WeightsError: the file is missing, truncated or foreign; one line says what was found.
+        UnpicklingError, ValueError, IndexError, KeyError, TypeError: the pickle is damaged or too long.
     """
-    if not path.is_file():
-        raise WeightsError(f"no such checkpoint: {path}")
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(4)
-        if start == b"PK\x03\x04":
-            return _load_zip(path)
-        return _load_legacy(path)
-    except WeightsError:
-        raise
-    except MemoryError:
-        raise WeightsError(f"{path} declares more data than this machine can hold") from None
-    except Exception as error:
-        found = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path} is not a whole checkpoint of torch.save ({found}): expected a .pth.tar or .pth file; "
-            "download it again"
-        ) from None
-
-
-def _load_zip(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
-    with zipfile.ZipFile(path) as archive:
-        entries = {info.filename: info for info in archive.infolist()}
-        pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise WeightsError(f"{path} is a zip archive without a torch checkpoint's data.pkl")
-        prefix = pickles[0].removesuffix("data.pkl")
-        if entries[pickles[0]].file_size > _MAX_PICKLE:
-            raise WeightsError(f"{path} holds a pickle of {entries[pickles[0]].file_size} bytes: not a checkpoint")
-        order = archive.read(prefix + "byteorder").strip() if prefix + "byteorder" in entries else b"little"
-        if order != b"little":
-            raise WeightsError(f"{path} was written on a machine of {order.decode('ascii', 'replace')} byte order")
-        content, declared = _load_pickle(archive.read(pickles[0]))
-        storages: dict[str, NDArray[Any]] = {}
-        for storage in declared.values():
-            name = f"{prefix}data/{storage.key}"
-            dtype = _STORAGE_DTYPES[storage.type]
-            if name not in entries or entries[name].file_size != storage.size * dtype.itemsize:
-                raise WeightsError(f"{path} is truncated: storage {storage.key} should have {storage.size} elements")
-            # torch stores without compression; what is compressed could be a bomb.
-            if entries[name].compress_type != zipfile.ZIP_STORED:
-                raise WeightsError(f"{path} holds compressed storages, which torch.save does not write")
-            storages[storage.key] = np.frombuffer(archive.read(name), dtype)
-        return content, storages
-
-
-def _load_legacy(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
-    data = path.read_bytes()
-    position, pickles = 0, []
-    declared: dict[str, _Storage] = {}
-    for _ in range(_PICKLES_BEFORE_STORAGES):
-        length = _pickle_length(data, position)
-        value, storages_of_value = _load_pickle(data[position : position + length])
-        pickles.append(value)
-        declared.update(storages_of_value)
-        position += length
-        if pickles[0] != _LEGACY_MAGIC:
-            raise WeightsError(f"{path} is not a torch checkpoint: its first bytes are {data[:8].hex(' ')}")
-    _, protocol, _, content, keys = pickles
-    if protocol != _LEGACY_PROTOCOL or not isinstance(keys, list):
-        raise WeightsError(f"{path} has checkpoint protocol {protocol!r}, expected {_LEGACY_PROTOCOL}")
-    storages: dict[str, NDArray[Any]] = {}
-    for key in keys:
-        if key not in declared:
-            raise WeightsError(f"{path} lists a storage {key!r:.40} that no tensor uses: it cannot be read past it")
-        dtype = _STORAGE_DTYPES[declared[key].type]
-        if position + 8 > len(data):
-            raise WeightsError(f"{path} is truncated: {len(storages)} of {len(keys)} storages are there")
-        (count,) = struct.unpack_from("<q", data, position)
-        position += 8
-        if count != declared[key].size or position + count * dtype.itemsize > len(data):
-            raise WeightsError(f"{path} is truncated: {len(storages)} of {len(keys)} storages are there")
-        storages[key] = np.frombuffer(data, dtype, count, position)
-        position += count * dtype.itemsize
-    return content, storages
-
-
-def _pickle_length(data: bytes, position: int) -> int:
-    stream = io.BytesIO(memoryview(data)[position : position + _MAX_PICKLE])
-    for opcode, _, _ in pickletools.genops(stream):
+    stream = io.BytesIO(data[:MAX_BYTES])
+    machine = _Machine(persistent, builders)
+    for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name == "STOP":
-            break
-    return stream.tell()
+            return machine.pop(), stream.tell()
+        machine.count(1)
+        machine.step(opcode.name, argument)
+    raise UnpicklingError("a pickle without an end")
 
 
-def to_array(tensor: StoredTensor, storages: dict[str, NDArray[Any]]) -> NDArray[Any]:
-    """The tensor's values, contiguous; bfloat16 becomes fp32.
+class _Machine:
+    def __init__(self, persistent: Callable[[Any], Any], builders: Builders) -> None:
+        self.persistent = persistent
+        self.builders = builders
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.steps = 0
 
-    Raises:
-        WeightsError: it reaches beyond its storage.
-    """
-    storage = storages[tensor.storage.key]
-    if len(tensor.shape) != len(tensor.stride) or len(tensor.shape) > 32:
-        raise WeightsError(f"a tensor has shape {tensor.shape} and strides {tensor.stride}")
-    empty = 0 in tensor.shape
-    last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
-    if (not empty and last >= storage.size) or max(
-        (*tensor.shape, *tensor.stride, last), default=0
-    ) > sys.maxsize // 16:
-        raise WeightsError(f"a tensor of shape {tensor.shape} reaches beyond its storage of {storage.size} elements")
-    if empty:
-        return np.zeros(tensor.shape, storage.dtype)
-    if np.prod([float(n) for n in tensor.shape]) > storage.size:
-        raise WeightsError(f"a tensor of shape {tensor.shape} repeats a storage of {storage.size} elements")
-    strides = [s * storage.itemsize for s in tensor.stride]
-    view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
-    values = np.ascontiguousarray(view)
-    if tensor.storage.type == "BFloat16Storage":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values
+    def count(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise UnpicklingError("a pickle of too many steps")
+
+    def pop(self) -> Any:
+        return self.stack.pop()
+
+    def pop_many(self, count: int) -> list[Any]:
+        if count > len(self.stack):
+            raise UnpicklingError("a pickle that takes more values than it gave")
+        start = len(self.stack) - count
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def pop_to_mark(self) -> list[Any]:
+        return self.pop_many(max(len(self.stack) - self.marks.pop(), 0))
+
+    def step(self, name: str, argument: Any) -> None:
+        if name in _VALUES:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _TUPLES:
+            self.stack.append(tuple(self.pop_many(_TUPLES[name])))
+        else:
+            handler = _HANDLERS.get(name)
+            if handler is None:
+                raise UnpicklingError(f"opcode {name}")
+            handler(self, argument)
+
+    def mark(self, _: Any) -> None:
+        self.marks.append(len(self.stack))
+
+    def discard(self, _: Any) -> None:
+        # Pickle's POP takes the mark where nothing lies above it.
+        if self.marks and self.marks[-1] == len(self.stack):
+            self.marks.pop()
+        else:
+            self.pop()
+
+    def discard_to_mark(self, _: Any) -> None:
+        self.pop_to_mark()
+
+    def duplicate(self, _: Any) -> None:
+        self.stack.append(self.stack[-1])
+
+    def put(self, index: Any) -> None:
+        index = len(self.memo) if index is None else index
+        if not 0 <= index <= MAX_STEPS:
+            raise UnpicklingError(f"memo index {index}")
+        self.memo[index] = self.stack[-1]
+
+    def get(self, index: Any) -> None:
+        if index not in self.memo:
+            raise UnpicklingError("a memo entry that was never put")
+        self.stack.append(self.memo[index])
+
+    def empty_list(self, _: Any) -> None:
+        self.stack.append([])
+
+    def empty_dict(self, _: Any) -> None:
+        self.stack.append({})
+
+    def empty_set(self, _: Any) -> None:
+        self.stack.append(INERT)
+
+    def make_list(self, _: Any) -> None:
+        self.stack.append(self.pop_to_mark())
+
+    def make_tuple(self, _: Any) -> None:
+        self.stack.append(tuple(self.pop_to_mark()))
+
+    def make_dict(self, _: Any) -> None:
+        items = self.pop_to_mark()
+        self.stack.append({})
+        self.set_pairs(items)
+
+    def make_set(self, _: Any) -> None:
+        self.pop_to_mark()
+        self.stack.append(INERT)
+
+    def append(self, _: Any) -> None:
+        self.extend_top(self.pop_many(1))
+
+    def append_many(self, _: Any) -> None:
+        self.extend_top(self.pop_to_mark())
+
+    def extend_top(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+
+    def set_item(self, _: Any) -> None:
+        self.set_pairs(self.pop_many(2))
+
+    def set_items(self, _: Any) -> None:
+        self.set_pairs(self.pop_to_mark())
+
+    def set_pairs(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, dict):
+            keys, values = items[::2], items[1::2]
+            target.update((k, v) for k, v in zip(keys, values, strict=True) if isinstance(k, str))
+
+    def push_global(self, argument: Any) -> None:
+        if argument is None:
+            module, name = self.pop_many(2)
+        else:
+            module, _, name = argument.partition(" ")
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise UnpicklingError("a class whose name is no string")
+        self.stack.append(Global(module, name))
+
+    def call(self, _: Any) -> None:
+        function, arguments = self.pop_many(2)
+        self.push_result(function, arguments)
+
+    def call_with_keywords(self, _: Any) -> None:
+        self.pop_many(3)
+        self.stack.append(INERT)
+
+    def call_marked(self, _: Any) -> None:
+        items = self.pop_to_mark()
+        self.push_result(items[0], tuple(items[1:]))
+
+    def call_named(self, argument: Any) -> None:
+        module, _, name = argument.partition(" ")
+        self.push_result(Global(module, name), tuple(self.pop_to_mark()))
+
+    def push_result(self, function: Any, arguments: Any) -> None:
+        value: Any = INERT
+        if isinstance(function, Global) and isinstance(arguments, tuple):
+            named = (function.module, function.name)
+            if named in _MAPPINGS:
+                value = self.mapping(*arguments[:1])
+            elif named in self.builders:
+                value = self.builders[named](*arguments)
+        self.stack.append(value)
+
+    def mapping(self, pairs: Any = ()) -> dict[str, Any]:
+        """A dict of (key, value) pairs, as Python 2 pickled its ordered dicts."""
+        if not isinstance(pairs, (list, tuple)):
+            return {}
+        self.count(len(pairs))
+        whole = (p for p in pairs if isinstance(p, (list, tuple)) and len(p) == 2)
+        return {key: value for key, value in whole if isinstance(key, str)}
+
+    def set_state(self, _: Any) -> None:
+        self.pop()
+        if not self.stack:
+            raise UnpicklingError("a state without an object")
+
+    def push_persistent(self, argument: Any) -> None:
+        self.stack.append(self.persistent(self.pop() if argument is None else argument))
+
+    def ignore(self, _: Any) -> None:
+        pass
+
+
+_HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": _Machine.ignore,
+    "FRAME": _Machine.ignore,
+    "MARK": _Machine.mark,
+    "POP": _Machine.discard,
+    "POP_MARK": _Machine.discard_to_mark,
+    "DUP": _Machine.duplicate,
+    "PUT": _Machine.put,
+    "BINPUT": _Machine.put,
+    "LONG_BINPUT": _Machine.put,
+    "MEMOIZE": _Machine.put,
+    "GET": _Machine.get,
+    "BINGET": _Machine.get,
+    "LONG_BINGET": _Machine.get,
+    "EMPTY_LIST": _Machine.empty_list,
+    "EMPTY_DICT": _Machine.empty_dict,
+    "EMPTY_SET": _Machine.empty_set,
+    "LIST": _Machine.make_list,
+    "TUPLE": _Machine.make_tuple,
+    "DICT": _Machine.make_dict,
+    "FROZENSET": _Machine.make_set,
+    "ADDITEMS": _Machine.discard_to_mark,
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.append_many,
+    "SETITEM": _Machine.set_item,
+    "SETITEMS": _Machine.set_items,
+    "GLOBAL": _Machine.push_global,
+    "STACK_GLOBAL": _Machine.push_global,
+    "REDUCE": _Machine.call,
+    "NEWOBJ": _Machine.call,
+    "NEWOBJ_EX": _Machine.call_with_keywords,
+    "OBJ": _Machine.call_marked,
+    "INST": _Machine.call_named,
+    "BUILD": _Machine.set_state,
+    "PERSID": _Machine.push_persistent,
+    "BINPERSID": _Machine.push_persistent,
+}

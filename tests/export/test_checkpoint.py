@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -13,14 +14,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jointrt.export.checkpoint import from_released, import_checkpoint, read_released, to_released
-from jointrt.export.unpickle import load_checkpoint
+from jointrt.export.checkpoint import find_state_dict, from_released, import_checkpoint, to_released
+from jointrt.export.torch_file import load_checkpoint
 from jointrt.export.weights import load_network
 from jointrt.runtime.errors import OutputError, WeightsError
 
 DATA = Path(__file__).parents[1] / "data"
 SAMPLES = sorted((DATA / "checkpoints").glob("*.pth.tar"))
 SPEC = json.loads((DATA / "recipe" / "state_dict_spec.json").read_text())
+
+
+def read(path):
+    """The arrays of the state dict in a checkpoint."""
+    checkpoint = load_checkpoint(path)
+    return checkpoint.arrays(find_state_dict(checkpoint.content, path))
 
 
 def released_weights():
@@ -34,7 +41,7 @@ def released_weights():
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_the_structure_of_released_checkpoints_is_read(path):
-    assert list(read_released(path)) == [name for name, _, _ in SPEC]
+    assert list(read(path)) == [name for name, _, _ in SPEC]
 
 
 def test_both_samples_are_there():
@@ -64,27 +71,72 @@ def test_a_trainers_checkpoint_becomes_weights_that_load(tmp_path, zipped):
             assert torch.equal(state[ours], tensor), name
 
 
+DTYPES = [
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+]
+
+
+@st.composite
+def views(draw):
+    """A tensor that may be a slice, a transposition or an expansion of another, or empty."""
+    shape = draw(st.lists(st.integers(0, 5), max_size=4))
+    tensor = (torch.randn(shape) * 40).to(draw(st.sampled_from(DTYPES)))
+    for axis, size in enumerate(shape):
+        start, step = draw(st.integers(0, size)), draw(st.integers(1, 3))
+        tensor = tensor[(slice(None),) * axis + (slice(start, None, step),)]
+    tensor = tensor.permute(draw(st.permutations(range(len(shape)))))
+    if draw(st.booleans()):
+        tensor = tensor.unsqueeze(0).expand(3, *tensor.shape)
+    return torch.nn.Parameter(tensor) if tensor.is_floating_point() and draw(st.booleans()) else tensor
+
+
+def assert_as_in_torch(array, tensor):
+    expected = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+    assert array.shape == tuple(tensor.shape)
+    assert array.dtype == expected.numpy().dtype
+    np.testing.assert_array_equal(array, expected.numpy())
+
+
+@given(tensors=st.dictionaries(st.text("abc.", min_size=1, max_size=6), views(), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_are_what_torch_stored(tmp_path, zipped):
-    base = torch.arange(24.0).reshape(4, 6)
-    tensors = {
-        "view": base[1:, ::2],
-        "transposed": base.T,
-        "half": torch.randn(3).half(),
-        "brain": torch.randn(5).bfloat16(),
-        "long": torch.tensor([-1, 2**40]),
-        "bool": torch.tensor([True, False]),
-        "empty": torch.zeros(0, 3),
-        "scalar": torch.tensor(2.5, dtype=torch.float64),
-        "parameter": torch.nn.Parameter(torch.ones(2)),
-    }
+def test_tensors_are_what_torch_stored(tmp_path, zipped, tensors):
     path = tmp_path / "t.pth"
-    torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
-    found = read_released(path)
-    assert set(found) == set(tensors)
+    torch.save(OrderedDict(tensors), path, _use_new_zipfile_serialization=zipped)
+    found = read(path)
+    assert list(found) == list(tensors)
     for name, tensor in tensors.items():
-        expected = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
-        np.testing.assert_array_equal(found[name], expected.numpy())
+        assert_as_in_torch(found[name], tensor)
+
+
+def tar_checkpoint(path):
+    """A file as torch wrote before 0.1.10, when its pickles named tensors by number."""
+    values = np.arange(12, dtype="<f4")
+    kind = b"\x80\x02ctorch\nFloatStorage\n."
+    entry = b"\x80\x02(K\x07U\x03cpuctorch\nFloatStorage\nt."
+    view = pickle.dumps([(8, 7, 2, 10)], 2)
+    storages = pickle.dumps(1, 2) + entry + struct.pack("<q", 12) + values.tobytes() + view
+    tensors = pickle.dumps(2, 2)
+    for number, storage, offset in ((21, 7, 1), (22, 8, 1)):
+        named = b"\x80\x02(K%cK%cctorch\nFloatTensor\nt." % (number, storage)
+        tensors += named + struct.pack("<i4x5q", 2, 3, 2, 1, 3, offset)
+    content = b"\x80\x02}(U\x01aU\x0221QU\x01bU\x0222Qu."
+    with tarfile.open(path, "w:", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in (("sys_info", kind), ("pickle", content), ("tensors", tensors), ("storages", storages)):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), 1.5
+            archive.addfile(info, io.BytesIO(data))
+
+
+def test_the_tar_layout_is_read_as_torch_reads_it(tmp_path):
+    path = tmp_path / "old.pth.tar"
+    tar_checkpoint(path)
+    expected = torch.load(path, weights_only=False, encoding="utf-8")
+    found = read(path)
+    assert list(found) == ["a", "b"]
+    for name, array in found.items():
+        assert_as_in_torch(array, expected[name])
 
 
 class Command:
@@ -138,28 +190,115 @@ def test_the_crafted_pickle_is_a_real_one(tmp_path):
     assert mark.exists()
 
 
-def test_memo_and_storage_bombs_are_refused(tmp_path):
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+# A tensor of four floats in storage 0.
+STORAGE = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cuda:0") + b"K\x04tQ"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00K\x04\x85K\x01\x85\x89}tR"
+
+
+def with_storage(payload):
+    stream = io.BytesIO(zipped(payload))
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr("archive/data/0", np.arange(4, dtype="<f4").tobytes())
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        # A tensor's state is replaced by one with a stride far outside of the storage.
+        b"\x80\x02}" + text("a") + TENSOR + b"](" + STORAGE + b"K\x00K\x04\x85J\x00\x00\x00\xc0\x85ebs.",
+        # An ordered dict gets an attribute `items`.
+        b"\x80\x02ccollections\nOrderedDict\n)R" + text("a") + TENSOR + b"s}" + text("items") + b"cos\nsystem\n)Rsb.",
+        # The function that rebuilds tensors gets other defaults.
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}"
+        + (text("__defaults__") + b")s\x86b0}" + text("a") + TENSOR + b"s."),
+    ],
+    ids=["tensor", "container", "function"],
+)
+def test_states_change_nothing(tmp_path, payload):
+    path = tmp_path / "state.pth"
+    path.write_bytes(with_storage(payload))
+    np.testing.assert_array_equal(read(path)["a"], np.arange(4, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"\x80\x02Nr\xff\xff\xff\x7f.", "memo index"),
+        (b"\x80\x02}N" + b"\x85" * 3_000_000 + b"Ns.", "too many steps"),
+        (
+            b"\x80\x02(" + b"N" * 60_000 + b"lq\x000" + b"ccollections\nOrderedDict\nh\x00\x85R" * 100 + b".",
+            "too many steps",
+        ),
+        (TENSOR.replace(b"K\x04\x85", b"J\xff\xff\xff\x7f\x85") + b".", "beyond its storage"),
+        (TENSOR.replace(b"K\x01\x85", b"J\x00\x00\x00\xc0\x85") + b".", "no lists of sizes"),
+        (TENSOR.replace(b"K\x04tQ", b"J\xff\xff\xff\x7ftQ") + b".", "is not there with its 2147483647 elements"),
+        (TENSOR.replace(text("0"), text("../../0")) + b".", "is not there"),
+    ],
+)
+def test_what_declares_too_much_is_refused(tmp_path, payload, message):
     path = tmp_path / "bomb.pth"
-    path.write_bytes(zipped(b"\x80\x02Nr\xff\xff\xff\x7f."))
-    with pytest.raises(WeightsError, match="memo"):
+    path.write_bytes(with_storage(payload))
+    with pytest.raises(WeightsError, match=message):
         load_checkpoint(path)
+
+
+def test_a_deep_pickle_is_read(tmp_path):
+    path = tmp_path / "deep.pth"
+    path.write_bytes(with_storage(b"\x80\x02}(N" + b"\x85" * 1_000_000 + b"N" + text("a") + TENSOR + b"u."))
+    assert list(read(path)) == ["a"]
+
+
+@pytest.mark.parametrize("packed", ["data.pkl", "data/0"])
+def test_compressed_archives_are_refused(tmp_path, packed):
+    path = tmp_path / "bomb.pth"
     torch.save({"net": {"a": torch.ones(4)}}, path)
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: archive.read(info) for info in archive.infolist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name, content in entries.items():
-            archive.writestr(name, content)
+            archive.writestr(name, content, zipfile.ZIP_DEFLATED if name.endswith(packed) else None)
     with pytest.raises(WeightsError, match="compressed"):
         load_checkpoint(path)
+
+
+def test_a_changed_storage_is_noticed(tmp_path):
+    path = tmp_path / "t.pth"
+    torch.save({"a": torch.full((1000,), 1.5)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(struct.pack("<f", 1.5) * 8) + 6] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="damaged"):
+        read(path)
+
+
+def test_big_endian_archives_are_read(tmp_path):
+    stream = io.BytesIO(with_storage(b"\x80\x02}" + text("a") + TENSOR + b"s."))
+    with zipfile.ZipFile(stream) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    path = tmp_path / "big.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/version", "3")
+        archive.writestr("archive/byteorder", "big")
+        archive.writestr("archive/data.pkl", entries["archive/data.pkl"])
+        archive.writestr("archive/data/0", np.arange(4, dtype=">f4").tobytes())
+    np.testing.assert_array_equal(read(path)["a"], np.arange(4, dtype=np.float32))
+    assert torch.equal(torch.load(path, map_location="cpu")["a"], torch.arange(4.0))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "whole checkpoint"),
-        (b"PK\x03\x04 but no archive", "whole checkpoint"),
-        (struct.pack("<q", 12345) + b"\x93NUMPY", "whole checkpoint|not a torch checkpoint"),
-        (pickle.dumps({"a": 1}), "not a torch checkpoint"),
+        (b"PK\x03\x04 but no archive", "truncated at 19 bytes"),
+        (struct.pack("<q", 12345) + b"\x93NUMPY", "whole checkpoint"),
+        (b"<!DOCTYPE html><html>", "DOCTYPE|<!DOCTY"),
+        (pickle.dumps({"a": 1}), "none of torch.save"),
+        (zipped(pickle.dumps([1])).replace(b"data.pkl", b"data.xyz"), "without a data.pkl"),
     ],
 )
 def test_foreign_files_are_named(tmp_path, content, message):
@@ -173,23 +312,31 @@ def test_foreign_files_are_named(tmp_path, content, message):
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_truncated_files_are_refused(tmp_path, path):
     data = path.read_bytes()
-    for length in (10, len(data) // 2, len(data) - 3):
+    for length in (10, 1000, len(data) // 2, len(data) - 3):
         cut = tmp_path / "cut.pth"
         cut.write_bytes(data[:length])
-        with pytest.raises(WeightsError):
-            read_released(cut)
+        with pytest.raises(WeightsError) as caught:
+            read(cut)
+        assert "\n" not in str(caught.value)
+    assert f"truncated at {len(data) - 3} bytes" in str(caught.value)
 
 
-@given(position=st.integers(0, 40_000), value=st.integers(0, 255))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
-def test_a_changed_byte_is_read_or_refused(tmp_path, path, position, value):
+@given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8), length=st.floats(0.5, 1))
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("layout", ["zip", "legacy", "tar"])
+def test_damaged_files_are_read_or_refused(tmp_path, layout, changes, length):
+    path = tmp_path / "whole.pth"
+    if layout == "tar":
+        tar_checkpoint(path)
+    else:
+        path = DATA / "checkpoints" / f"released_structure_{layout}.pth.tar"
     data = bytearray(path.read_bytes())
-    data[position % len(data)] = value
+    for position, value in changes:
+        data[int(position * (len(data) - 1))] = value
     changed = tmp_path / "changed.pth"
-    changed.write_bytes(data)
+    changed.write_bytes(data[: int(length * len(data))] if length < 0.9 else data)
     with contextlib.suppress(WeightsError):
-        read_released(changed)
+        read(changed)
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_listed(tmp_path):
@@ -213,6 +360,15 @@ def test_the_shared_attention_must_be_one(tmp_path):
     source = tmp_path / "net.pth"
     torch.save(released, source)
     with pytest.raises(WeightsError, match="share that module"):
+        import_checkpoint(source, tmp_path / "w.safetensors")
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    released = released_weights()
+    released["decoder.project.conv2.bias"] = torch.ones(1, dtype=torch.int64)
+    source = tmp_path / "net.pth"
+    torch.save(released, source)
+    with pytest.raises(WeightsError, match=r"decoder.project.conv2.bias is a LongStorage"):
         import_checkpoint(source, tmp_path / "w.safetensors")
 
 
