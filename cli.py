@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .runtime.errors import JointError
+from .runtime.errors import DependencyError, JointError
 
 app = typer.Typer(
     name="jointrt",
@@ -225,7 +225,10 @@ def import_checkpoint(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Turn a released checkpoint into a weights file; nothing in the checkpoint is run."""
-    from .export.checkpoint import import_checkpoint as convert
+    try:
+        from .export.checkpoint import import_checkpoint as convert
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"{error.name} is not installed: run `pip install jointrt[export]`") from None
 
     count = convert(source, destination, overwrite=overwrite)
     typer.echo(f"{destination}: {count} tensors from {source}")
