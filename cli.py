@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .runtime.errors import DependencyError, JointError
+from .runtime.errors import JointError
 
 app = typer.Typer(
     name="jointrt",
@@ -22,12 +22,30 @@ app = typer.Typer(
 )
 
 
+EXTRAS = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "lightning_fabric": "train",
+    "tensorboard": "train",
+    "matplotlib": "bench",
+}
+"""Libraries that the base installation lacks, and the extra that brings each."""
+
+
 def main() -> None:
     """Run the command line; a `JointError` becomes one line on the error output and exit code 2."""
     try:
         app()
     except JointError as error:
         print_error(str(error))
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            raise
+        print_error(f"{library} is not installed: install it with `pip install 'jointrt[{EXTRAS[library]}]'`")
         sys.exit(2)
 
 
@@ -225,10 +243,7 @@ def import_checkpoint(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Turn a released checkpoint into a weights file; nothing in the checkpoint is run."""
-    try:
-        from .export.checkpoint import import_checkpoint as convert
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed: run `pip install jointrt[export]`") from None
+    from .export.checkpoint import import_checkpoint as convert
 
     count = convert(source, destination, overwrite=overwrite)
     typer.echo(f"{destination}: {count} tensors from {source}")

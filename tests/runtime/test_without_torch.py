@@ -69,3 +69,11 @@ def test_the_commands(tiny_bundle, clip, tmp_path, command):
         masks = sorted((tmp_path / "out" / "masks").iterdir())
         assert [path.name for path in masks] == [f"{t:05d}.png" for t in range(4)]
         assert set(np.unique(np.array(Image.open(masks[0])))) == {0, 1}
+
+
+@pytest.mark.parametrize("arguments", [["export", "--weights", "w", "--out", "o"], ["verify", "lite"]])
+def test_a_command_that_needs_torch_names_the_extra(arguments):
+    done = run(f"import sys; sys.argv = ['jointrt', *{arguments!r}]\nfrom jointrt.cli import main\nmain()")
+    assert done.returncode == 2
+    assert "jointrt[export]" in done.stderr
+    assert "Traceback" not in done.stderr
