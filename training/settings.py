@@ -108,6 +108,25 @@ PRESETS = {
         save_every=100,
         picture_every=100,
     ),
+    # Everything learns together, gently, along one cosine; the trunk a tenth as fast as the heads.
+    "lite-stage2": TrainSettings(
+        model=ModelConfig.named("lite"),
+        steps=600,
+        batch=4,
+        rate=2e-4,
+        warm_up=20,
+        decay_from=0.0,
+        train_trunk=True,
+        trunk_rate=0.1,
+        weight_decay=1e-4,
+        lovasz="hinge",
+        cross_entropy=1.0,
+        branch_dropout=0.1,
+        hold_out=7,
+        validate_every=100,
+        save_every=50,
+        picture_every=100,
+    ),
     # 180k iterations in all; the rate was divided by 25 before the trunk is released at 90k.
     "paper-stage1": TrainSettings(
         model=ModelConfig.named("paper"), steps=90_000, batch=20, synthetic=0.0, rate=1e-2, drops=(40_000, 80_000)
