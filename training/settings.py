@@ -111,7 +111,7 @@ PRESETS = {
     # Everything learns together, gently, along one cosine; the trunk a tenth as fast as the heads.
     "lite-stage2": TrainSettings(
         model=ModelConfig.named("lite"),
-        steps=600,
+        steps=900,
         batch=4,
         rate=2e-4,
         warm_up=20,
