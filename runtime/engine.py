@@ -61,7 +61,6 @@ class Engine:
         # A bundle's engines take turns on the same cores: one that has finished must not spin on them, and its scratch
         # memory is the next one's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.enable_cpu_mem_arena = True
         try:
             self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
