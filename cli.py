@@ -351,7 +351,7 @@ def verify(
     """Compare a bundle with the PyTorch network again, on this machine; exit code 1 when over a tolerance."""
     from rich.console import Console
 
-    from .export.bundle_export import bundle_network
+    from .export.bundle_weights import bundle_network
     from .export.parity import failures, measure
     from .export.parity_table import parity_table
     from .runtime.bundle import Bundle

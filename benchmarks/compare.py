@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from ..export.bundle_export import bundle_network
+from ..export.bundle_weights import bundle_network
 from ..export.clips import Clip, record_calls
 from ..export.parity import CLIP, MAX_REL_L2, differences, graph_parity, mask_iou
 from ..export.reference import reference_segmenter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import shutil
 import tempfile
@@ -11,20 +10,16 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..model.config import ModelConfig
-from ..model.network import JointNet
 from ..runtime.bundle import MANIFEST, Bundle, sha256_of
 from ..runtime.errors import BundleError, OutputError, SettingsError
 from ..runtime.manifest import FORMAT_VERSION, Defaults, Manifest
+from .bundle_weights import WEIGHTS, with_crop
 from .graphs import GRAPHS
 from .half_storage import rounded, store_half
 from .onnx_export import OPSET, export_graph
 from .parity import failures, measure
 from .reference import geometry_of
 from .weights import load_network, save_half
-
-WEIGHTS = "weights.safetensors"
-"""Name of the weights inside a bundle."""
 
 
 @contextmanager
@@ -153,33 +148,6 @@ def export_bundle(
             raise BundleError("the parity gate failed, no bundle was written: " + "; ".join(failed))
         write_manifest(folder, manifest.model_copy(update={"parity": parity}))
     return Bundle.open(out)
-
-
-def with_crop(net: JointNet, crop: tuple[int, int]) -> JointNet:
-    """The same weights for another crop size."""
-    other = JointNet(dataclasses.replace(net.config, crop_size=crop))
-    other.load_state_dict(net.state_dict())
-    return other.eval()
-
-
-def bundle_network(bundle: Bundle, weights: Path | None = None) -> JointNet:
-    """The PyTorch network that a bundle was made from: from its own weights, or from a given file.
-
-    Raises:
-        BundleError: the bundle holds no weights and none are given, or they are others.
-    """
-    path = bundle.path(WEIGHTS) if weights is None else weights
-    if weights is None and not path.is_file():
-        raise BundleError(
-            f"{bundle.folder} holds no {WEIGHTS}: give those it was made from with --weights W.safetensors"
-        )
-    net, provenance = load_network(path)
-    if provenance.sha256 != bundle.manifest.weights.sha256:
-        raise BundleError(
-            f"{path} has sha256 {provenance.sha256[:12]}..., {bundle.folder} was made from "
-            f"{bundle.manifest.weights.sha256[:12]}...: give the weights it was made from with --weights"
-        )
-    return with_crop(net, ModelConfig.from_dict(bundle.manifest.model).crop_size)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

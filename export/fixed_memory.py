@@ -14,7 +14,27 @@ from torch import Tensor
 
 from ..model.network import JointNet
 from ..model.transformer import to_tokens
+from ..runtime.device_engine import DType
 from .graphs import DecoderGraph, FewShotResidualGraph, FewShotStepGraph, Graph, LabelEncoderGraph, Port, encode
+
+
+_SINGLE_PORTS = frozenset(
+    [
+        *("crop", "mask", "logits", "valid", "slot", "sample_weights", "omega", "weights", "residual"),
+        *("E_ind", "W", "E_ind_all", "W_all", "C", "D"),
+    ]
+)
+
+
+def port_dtype(name: str, precision: str) -> DType:
+    """The element type of a port in a bundle of "fp16" or "fp32".
+
+    Frames, weights, the few-shot learner's residual and filter, and all sums carried on are fp32 in either.
+    """
+    stem = name.removesuffix("_next")
+    if stem.endswith("_all") and stem not in _SINGLE_PORTS:
+        stem = stem.removesuffix("_all")
+    return "float32" if precision == "fp32" or stem in _SINGLE_PORTS else "float16"
 
 
 class FixedMemoryGraph(Graph):

@@ -15,6 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from ..runtime.errors import BundleError
+from .fixed_memory import port_dtype
 
 FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 
@@ -57,18 +58,12 @@ _MOVING = frozenset(
         "Tile",
     ]
 )
-_SINGLE_PORTS = frozenset(
-    ["crop", "mask", "logits", "valid", "slot", "sample_weights", "omega", "E_ind", "W", "E_ind_all", "W_all", "C", "D"]
-)
 _SINGLE_GRAPHS = ("few_shot",)
 
 
 def port_type(name: str) -> int:
-    """The element type of a port in a half-precision bundle; carried sums, weights and frames are fp32."""
-    stem = name.removesuffix("_next")
-    if stem.endswith("_all") and stem not in _SINGLE_PORTS:
-        stem = stem.removesuffix("_all")
-    return FLOAT if stem in _SINGLE_PORTS else HALF
+    """The ONNX element type of a port in a half-precision bundle; see `fixed_memory.port_dtype`."""
+    return FLOAT if port_dtype(name, "fp16") == "float32" else HALF
 
 
 def element_types(model: ModelProto) -> dict[str, int]:

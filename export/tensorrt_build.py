@@ -19,7 +19,8 @@ from ..runtime.bundle import Bundle, sha256_of
 from ..runtime.cuda_devices import query_cuda_driver
 from ..runtime.errors import BundleError, DependencyError, DeviceError, OutputError, SettingsError
 from ..runtime.manifest import FORMAT_VERSION, GraphRecord, Manifest, Port, TensorRTRecord
-from .bundle_export import bundle_network, replaced_folder, tool_versions, write_manifest
+from .bundle_export import replaced_folder, tool_versions, write_manifest
+from .bundle_weights import bundle_network
 from .fixed_memory import gpu_graphs
 from .onnx_export import OPSET, export_graph
 from .precision import HALF, misplaced_islands, port_type, to_half

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .crop import OUTSIDE, SIZE_TOLERANCE
+from .settings import ScoreResize
 from .target_state import MIN_AREA, SCALE_CHANGE, SIZE_IN_DEVIATIONS
 
 
@@ -75,9 +76,16 @@ def _bilinear_taps(length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     return first.long().minimum(last), (first.long() + 1).minimum(last), source - first
 
 
-def cut_images(image: Tensor, window: DeviceWindow, output_size: tuple[int, int]) -> Tensor:
-    """Frame (H, W, 3) uint8 -> crops (B, 3, *output_size) fp32, bilinear, the frame's border repeated outside."""
-    height, width = image.shape[:2]
+def cut_images(frames: Tensor, video: Tensor, window: DeviceWindow, output_size: tuple[int, int]) -> Tensor:
+    """Crops (B, 3, *output_size) fp32, bilinear, the frame's border repeated outside.
+
+    Args:
+        frames: (V, H, W, 3) uint8, one of each video.
+        video: whole numbers (B,), which frame an object is in.
+        window: the rectangles.
+        output_size: (height, width) of the crops.
+    """
+    height, width = frames.shape[1:3]
     grid = _grid_sizes(window, (height, width))
     lengths = window.stop - window.start
     taps = []
@@ -89,10 +97,11 @@ def cut_images(image: Tensor, window: DeviceWindow, output_size: tuple[int, int]
         taps.append((*indices, share))
     (row0, row1, down), (column0, column1, right) = taps
     down, right = down[:, :, None, None], right[:, None, :, None]
-    pixels = image.reshape(-1, image.shape[2])
+    pixels = frames.reshape(-1, frames.shape[3])
+    first_pixel = (video * (height * width))[:, None, None]
 
     def at(rows: Tensor, columns: Tensor) -> Tensor:
-        return pixels[rows[:, :, None] * width + columns[:, None, :]].float()
+        return pixels[first_pixel + rows[:, :, None] * width + columns[:, None, :]].float()
 
     top = at(row0, column0) * (1 - right) + at(row0, column1) * right
     bottom = at(row1, column0) * (1 - right) + at(row1, column1) * right
@@ -119,10 +128,12 @@ def cut_masks(masks: Tensor, window: DeviceWindow, output_size: tuple[int, int])
     return torch.where(inside, values, 0.0)[:, None]
 
 
-def paste_logits(logits: Tensor, window: DeviceWindow, image_size: tuple[int, int]) -> Tensor:
+def paste_logits(
+    logits: Tensor, window: DeviceWindow, image_size: tuple[int, int], resize: ScoreResize = "given"
+) -> Tensor:
     """Logits (B, 1, h, w) of crops -> scores in the frame (B, H, W), `OUTSIDE` where the crop does not reach.
 
-    The released tracker's half-pixel offset and truncation are kept; scores are resized with the given scale.
+    The released tracker's half-pixel offset and truncation are kept; for `resize` see `crop.paste_scores`.
     """
     crop_size = (logits.shape[2], logits.shape[3])
     start, stop = window.start * window.stride, window.stop * window.stride
@@ -135,8 +146,11 @@ def paste_logits(logits: Tensor, window: DeviceWindow, image_size: tuple[int, in
     for axis in (0, 1):
         n, length = crop_size[axis], sizes[:, axis, None]
         i = torch.arange(image_size[axis], device=logits.device)[None] - place[:, axis, None]
-        # An axis whose length stays the same is copied, whatever the scale.
-        step = torch.where(length == n, 1.0, scale.double()[:, None])
+        if resize == "ratio":
+            step = length / n
+        else:
+            # An axis whose length stays the same is copied, whatever the scale.
+            step = torch.where(length == n, 1.0, scale.double()[:, None])
         source = ((i.double() + 0.5) / step - 0.5).float().clamp(min=0)
         first = source.floor()
         taps.append((first.long().clamp(max=n - 1), (first.long() + 1).clamp(max=n - 1), source - first))
@@ -156,11 +170,14 @@ def paste_logits(logits: Tensor, window: DeviceWindow, image_size: tuple[int, in
 
 
 def soft_aggregation(scores: Tensor) -> Tensor:
-    """Scores (B, H, W) of one video's objects -> merged probabilities (B + 1, H, W), the background first."""
+    """Scores (..., K, H, W) of a video's objects -> merged probabilities (..., K + 1, H, W), the background first.
+
+    An object whose score is `OUTSIDE` everywhere changes nothing, so that videos with fewer objects may be filled up.
+    """
     complement = 1 - 1 / (1 + torch.exp(-scores))
-    background = complement.prod(0).clamp(1e-7, 1 - 1e-7)
-    joined = torch.cat((torch.log(background / (1 - background))[None], scores))
-    return torch.softmax(joined, dim=0)
+    background = complement.prod(-3, keepdim=True).clamp(1e-7, 1 - 1e-7)
+    joined = torch.cat((torch.log(background / (1 - background)), scores), dim=-3)
+    return torch.softmax(joined, dim=-3)
 
 
 def update_state(

@@ -13,11 +13,12 @@ from .aggregation import soft_aggregation
 from .bundle import Bundle
 from .clock import StageClock
 from .crop import OUTSIDE
-from .errors import DeviceError, MaskError, SettingsError
+from .errors import DeviceError
 from .manifest import Geometry
 from .network import Network
 from .onnx_network import OnnxNetwork
 from .settings import Settings
+from .step_inputs import check_frame, new_ids, nothing_to_follow
 from .tracker import ObjectTracker, PastedScores
 
 GIVEN = 100.0
@@ -117,15 +118,13 @@ class Segmenter:
         Raises:
             MaskError: no object is known yet, or the mask has another size, another type or ids beyond 255.
         """
-        frame = self._check_frame(frame)
-        new_ids = self._new_ids(mask, frame.shape[:2])
-        if not self._trackers and not new_ids:
-            raise MaskError(
-                "no object to follow: expected a mask with at least one id above 0 with the first frame, found "
-                + ("none" if mask is None else "an empty one")
-            )
+        known = self._probabilities
+        frame = check_frame(frame, None if known is None else (known.shape[1], known.shape[2]))
+        appearing = new_ids(mask, frame.shape[:2], self._trackers)
+        if not self._trackers and not appearing:
+            raise nothing_to_follow(mask)
         pasted = self._track(frame)
-        for object_id in new_ids:
+        for object_id in appearing:
             assert mask is not None
             pasted.append(self._start(frame, object_id, mask == object_id))
         with self.clock.stage("paste_merge"):
@@ -149,31 +148,6 @@ class Segmenter:
         self._region = other._region
         for object_id, tracker in self._trackers.items():
             tracker.state = dataclasses.replace(other._trackers[object_id].state)
-
-    def _check_frame(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise SettingsError(f"the frame is {frame.shape} {frame.dtype}: expected (height, width, 3) uint8, RGB")
-        if self._probabilities is not None and frame.shape[:2] != self._probabilities.shape[1:]:
-            raise SettingsError(
-                f"the frame is {frame.shape[1]}x{frame.shape[0]}, the frames before were "
-                f"{self._probabilities.shape[2]}x{self._probabilities.shape[1]}: call reset() before another video"
-            )
-        return frame
-
-    def _new_ids(self, mask: NDArray[Any] | None, size: tuple[int, ...]) -> list[int]:
-        if mask is None:
-            return []
-        if mask.shape != size:
-            found = "x".join(str(n) for n in reversed(mask.shape))
-            raise MaskError(
-                f"the mask is {found}, the frame {size[1]}x{size[0]}: expected one id per pixel of the frame"
-            )
-        if mask.dtype.kind not in "uib":
-            raise MaskError(f"the mask holds {mask.dtype}: expected whole numbers, 0 for the background")
-        ids = np.unique(mask).tolist()
-        if ids[0] < 0 or ids[-1] > 255:
-            raise MaskError(f"the mask has ids from {ids[0]} to {ids[-1]}: expected 0 to 255")
-        return [int(i) for i in ids if i and i not in self._trackers]
 
     def _track(self, frame: NDArray[np.uint8]) -> list[PastedScores]:
         if self._probabilities is None:

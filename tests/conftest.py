@@ -65,7 +65,8 @@ def paper_bundle(paper_weights, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory):
     """The shipped weights with small crops and a small memory."""
-    from jointrt.export.bundle_export import WEIGHTS, export_bundle
+    from jointrt.export.bundle_export import export_bundle
+    from jointrt.export.bundle_weights import WEIGHTS
     from jointrt.runtime.bundle import find_bundle
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"

@@ -93,10 +93,15 @@ def test_a_batch_of_objects_is_cut_pasted_and_moved_as_one_by_one():
         scale = generator.uniform(0.2, 1.5, (6, 1)).astype(np.float32) * np.float32(max(size) / 854)
         samples = scale * np.float32(CROP)
         windows = device_geometry.place_windows(size, torch.from_numpy(pos), torch.from_numpy(samples), CROP)
-        images = device_geometry.cut_images(torch.from_numpy(frame), windows, CROP)
+        images = device_geometry.cut_images(
+            torch.from_numpy(np.stack((frame[::-1], frame))), torch.ones(6, dtype=torch.long), windows, CROP
+        )
         labels = device_geometry.cut_masks(torch.from_numpy(masks), windows, CROP)
         logits = generator.standard_normal((6, 1, *CROP)).astype(np.float32)
-        pasted = device_geometry.paste_logits(torch.from_numpy(logits), windows, size)
+        pasted = {
+            resize: device_geometry.paste_logits(torch.from_numpy(logits), windows, size, resize)
+            for resize in ("given", "ratio")
+        }
         for i in range(6):
             window = crop.place_window(size, pos[i], samples[i], CROP, keep_inside=True)
             assert (window.top, window.left) == tuple(windows.start[i].tolist())
@@ -108,10 +113,11 @@ def test_a_batch_of_objects_is_cut_pasted_and_moved_as_one_by_one():
             top, left, bottom, right = window.coordinates
             centre = np.float32(0.5) * crop.vector((top + bottom - 1, left + right - 1))
             ratio = np.sqrt(np.prod(crop.vector((bottom - top, right - left)) / crop.vector(CROP)))
-            inside, region = crop.paste_scores(logits[i, 0], centre, ratio, size, "given")
-            expected = np.full(size, crop.OUTSIDE, np.float32)
-            expected[region] = inside
-            np.testing.assert_allclose(pasted[i].numpy(), expected, atol=2e-3)
+            for resize, scores in pasted.items():
+                inside, region = crop.paste_scores(logits[i, 0], centre, ratio, size, resize)
+                expected = np.full(size, crop.OUTSIDE, np.float32)
+                expected[region] = inside
+                np.testing.assert_allclose(scores[i].numpy(), expected, atol=2e-3)
 
 
 def test_states_of_a_batch_move_as_one_by_one():
@@ -146,3 +152,12 @@ def test_scores_merge_as_on_the_cpu_even_where_exponentials_overflow():
     scores[0, :5], scores[1, :5] = 100, -100
     found = device_geometry.soft_aggregation(torch.from_numpy(scores)).numpy()
     np.testing.assert_allclose(found, soft_aggregation(scores), atol=1e-6)
+
+
+def test_videos_with_fewer_objects_are_filled_up_without_a_trace():
+    scores = torch.from_numpy(np.random.default_rng(2).normal(0, 30, (2, 3, 20, 30)).astype(np.float32))
+    scores[0, 2] = crop.OUTSIDE
+    found = device_geometry.soft_aggregation(scores)
+    torch.testing.assert_close(found[0, :3], device_geometry.soft_aggregation(scores[0, :2]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[1], device_geometry.soft_aggregation(scores[1]), rtol=0, atol=1e-6)
+    assert not found[0, 3].any()

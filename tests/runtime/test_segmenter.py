@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from jointrt import MaskError, Segmenter, SettingsError
-from jointrt.export.bundle_export import bundle_network
+from jointrt.export.bundle_weights import bundle_network
 from jointrt.runtime.engine import Buffer
 
 

@@ -1,0 +1,186 @@
+"""The device's orchestrator on CPU tensors: the same code, called instead of captured."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from jointrt.export.reference import geometry_of, reference_defaults, reference_segmenter
+from jointrt.export.torch_engines import torch_engines
+from jointrt.model.config import ModelConfig
+from jointrt.model.network import JointNet
+from jointrt.runtime.device_network import DeviceNetwork
+from jointrt.runtime.device_segmenter import BatchSegmenter, DeviceSegmenter
+from jointrt.runtime.errors import MaskError, SettingsError
+from jointrt.runtime.replay import Lane
+from jointrt.runtime.settings import Settings
+from torch.utils._python_dispatch import TorchDispatchMode
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+SIZE = (120, 160)
+
+
+@pytest.fixture(scope="module")
+def net():
+    """Random weights whose features neither fade nor grow, and whose maps vary."""
+    torch.manual_seed(0)
+    net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(64, 96)))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        net.train().backbone(torch.rand(4, 3, 64, 96) * 255)
+        net.decoder.project.conv2.weight.mul_(40)
+    return net.eval()
+
+
+def settings(**changes):
+    return Settings.resolve(reference_defaults(memory=3, interval=2), threads=1, **changes)
+
+
+def network(net, device="cpu", precision="fp32", capacity=3, **changes):
+    engines = torch_engines(net, capacity, precision, device)
+    return DeviceNetwork(engines, geometry_of(net.config), settings(**changes), Lane(torch.device(device)))
+
+
+def video(frames, seed=0, first=1, second=2):
+    """Coloured squares that move over noise, and label maps: object 1 at the first frame, object 4 at `second`."""
+    background = np.random.default_rng(seed).integers(0, 80, (*SIZE, 3), dtype=np.uint8)
+    for t in range(frames):
+        frame, labels = background.copy(), np.zeros(SIZE, np.uint8)
+        for object_id, top, left, colour in (
+            (first, 20 + 2 * t, 30 + 3 * t + 5 * seed, (250, 40, 0)),
+            (4, 60, 100 - 2 * t, (0, 90, 250)),
+        ):
+            frame[top : top + 36, left : left + 40] = colour
+            labels[top : top + 36, left : left + 40] = object_id
+        yield frame, {0: np.where(labels == first, labels, 0).astype(np.uint8), second: labels}.get(t)
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes"),
+    [
+        ("fp32", {}),
+        ("fp16", {}),
+        ("fp32", {"branches": "transduction"}),
+        ("fp32", {"branches": "induction", "score_resize": "ratio"}),
+    ],
+)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_video_on_a_device_follows_the_released_algorithm(net, device, precision, changes):
+    """Frame by frame from the same probabilities: the merged probability maps agree.
+
+    The reference encodes its whole memory anew and learns by the network's own forward passes. The memory grows, fills
+    and is replaced, and a second object appears on the way. The engines have more slots than the memory uses.
+    """
+    reference = reference_segmenter(net, settings(**changes))
+    tested = DeviceSegmenter(network(net, device, precision, capacity=4, **changes))
+    for t, (frame, mask) in enumerate(video(10 if not changes else 6)):
+        expected, found = reference.step(frame, mask), tested.step(frame, mask)
+        maps = np.stack(list(reference.probabilities().values()))
+        mine = np.stack(list(tested.probabilities().values()))
+        # Random weights give flat maps: what counts is the error against what varies in them.
+        assert np.abs(maps - mine).mean() < {"fp32": 1e-3, "fp16": 0.03}[precision] * maps.std(), t
+        assert precision == "fp16" or (found == expected).mean() > 0.99, t
+        assert (found > 0).any()
+        tested.batch.tensors["probability"].copy_(torch.from_numpy(maps))
+    assert tested.object_ids == (1, 4)
+    if not changes:
+        assert tested.batch.tensors["stored"].flatten().tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_videos_in_one_batch_are_followed_as_each_alone(net, device):
+    """They begin at different times and with different numbers of objects; one ends, and another takes its place."""
+    shared = network(net, device)
+    clips = [list(video(9, seed=0)), list(video(6, seed=1, first=7, second=0)), list(video(4, seed=2, second=9))]
+    begin, place = (0, 2, 5), (0, 1, 2)
+    alone = [DeviceSegmenter(network(net, device)) for _ in clips]
+    together = BatchSegmenter(shared, 3)
+    for t in range(9):
+        frames, masks = [None] * 3, [None] * 3
+        for clip, first, video_index in zip(clips, begin, place, strict=True):
+            if first <= t < first + len(clip):
+                frames[video_index], masks[video_index] = clip[t - first]
+        if t == begin[1] + len(clips[1]):
+            together.reset(1)
+        labels = together.step(frames, masks)
+        for i, single in enumerate(alone):
+            if frames[i] is None:
+                assert labels[i] is None
+                continue
+            expected = single.step(frames[i], masks[i])
+            assert together.object_ids(i) == single.object_ids
+            assert (labels[i] == expected).mean() > 0.995, (t, i)
+            maps = np.stack(list(single.probabilities().values()))
+            owned = [k for k, owner in enumerate(together.batch._owners) if owner == i]
+            mine = together.batch.tensors["probability"].cpu().numpy()[owned]
+            assert np.abs(mine - maps).max() < 2e-3 * max(maps.std(), 1e-3) + 1e-4, (t, i)
+    assert together.object_ids(1) == ()
+
+
+def test_frames_may_be_queued_ahead(net):
+    shared = network(net)
+    segmenter = DeviceSegmenter(shared)
+    clip = list(video(6))
+    expected = [segmenter.step(frame, mask if t == 0 else None) for t, (frame, mask) in enumerate(clip)]
+    segmenter.reset()
+    pending = [segmenter.submit(frame, mask if t == 0 else None) for t, (frame, mask) in enumerate(clip)]
+    segmenter.reset()
+    streamed = segmenter.stream((frame for frame, _ in clip), clip[0][1])
+    for a, b, c in zip(expected, [p.result() for p in pending], streamed, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+
+
+def test_a_state_is_taken_up_exactly(net):
+    shared = network(net)
+    segmenter, other = DeviceSegmenter(shared), DeviceSegmenter(shared)
+    clip = list(video(8))
+    assert other.state_dict()["owners"].size == 0
+    for frame, mask in clip[:5]:
+        segmenter.step(frame, mask)
+    other.load_state_dict({name: array.copy() for name, array in segmenter.state_dict().items()})
+    for frame, _ in clip[5:]:
+        np.testing.assert_array_equal(other.step(frame), segmenter.step(frame))
+    assert other.object_ids == segmenter.object_ids
+
+
+class HostWatch(TorchDispatchMode):
+    """Refuses what would make the host wait for a GPU, or a shape depend on values, and copies from the host."""
+
+    WAITS = (
+        *("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "lift_fresh"),
+        *("bincount", "repeat_interleave", "allclose", "_to_cpu", "pin_memory", "set_", "resize_"),
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().removeprefix("aten::").partition(".")[0]
+        assert name not in self.WAITS, name
+        for mask in args[1] if name.startswith("index") and isinstance(args[1], (list, tuple)) else ():
+            assert mask is None or mask.dtype not in (torch.bool, torch.uint8), "indexed by a mask"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_frames_and_updates_depend_on_no_value_and_copy_nothing_from_the_host(net, precision):
+    segmenter = DeviceSegmenter(network(net, "cpu", precision))
+    clip = list(video(6))
+    for frame, mask in clip:
+        segmenter.step(frame, mask)
+    batch = segmenter.batch
+    with batch.network.lane.work(), HostWatch():
+        batch._follow()
+        for group in batch.groups:
+            group._update()
+
+
+def test_what_does_not_fit_is_refused(net):
+    with pytest.raises(MaskError, match="no object"):
+        DeviceSegmenter(network(net)).step(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(SettingsError, match="2 frames"):
+        BatchSegmenter(network(net), 3).step([None, None])
+    with pytest.raises(SettingsError, match="no video has a frame"):
+        BatchSegmenter(network(net), 1).step([None])
+    with pytest.raises(SettingsError, match="2 slots"):
+        network(net, capacity=2)
