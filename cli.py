@@ -98,7 +98,10 @@ def run(
     score_resize: Annotated[
         str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
     ] = "given",
-    device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
+    backend: Annotated[
+        str, typer.Option(metavar="auto|torch|onnxruntime|tensorrt", help="What runs the engines on a GPU.")
+    ] = "auto",
     every: Annotated[int, typer.Option(help="Segment every K-th frame only.", metavar="K")] = 1,
     start: Annotated[int, typer.Option(help="First frame, counted from 0.", metavar="FRAME")] = 0,
     end: Annotated[
@@ -124,6 +127,7 @@ def run(
         threads=threads,
         score_resize=score_resize,
         device=device,
+        backend=backend,
         every=every,
         start=start,
         end=end,
@@ -182,7 +186,10 @@ def evaluate(
     score_resize: Annotated[
         str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
     ] = "given",
-    device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
+    backend: Annotated[
+        str, typer.Option(metavar="auto|torch|onnxruntime|tensorrt", help="What runs the engines on a GPU.")
+    ] = "auto",
     threads: Annotated[
         int | None, typer.Option(help="Cores for all processes.", show_default="all that the process may use")
     ] = None,
@@ -217,6 +224,7 @@ def evaluate(
         branches=branches,
         score_resize=score_resize,
         device=device,
+        backend=backend,
         threads=threads,
         processes=processes,
         overwrite=overwrite,
@@ -296,7 +304,9 @@ def export(
 @app.command()
 def build(
     bundle: Annotated[str, typer.Argument(help="Name of an installed bundle of ONNX graphs, or its folder.")],
-    backend: Annotated[str, typer.Option(metavar="tensorrt|tensorrt-rtx", help="What the engines are for.")],
+    backend: Annotated[
+        str, typer.Option(metavar="tensorrt|tensorrt-rtx|onnxruntime", help="What the engines are for.")
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder.", show_default="NAME-BACKEND")] = None,
     target: Annotated[
         str | None,
@@ -312,14 +322,33 @@ def build(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Build TensorRT engines from a bundle; with tensorrt-rtx and --target no GPU is needed."""
+    """Build engines for GPUs from a bundle; onnxruntime, and tensorrt-rtx with --target, need no GPU for that."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from .export.onnx_build import build_onnx_bundle
     from .export.tensorrt_build import BuildOptions, build_bundle, parse_targets
     from .runtime.bundle import Bundle
+    from .runtime.errors import SettingsError
 
     opened = Bundle.open(bundle)
     defaults = opened.manifest.defaults
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    if backend == "onnxruntime":
+        if target is not None or max_objects is not None:
+            raise SettingsError("--target and --max-objects say nothing to ONNX Runtime: leave them out")
+        with Progress(*columns) as progress:
+            task = progress.add_task("building", total=None)
+            made = build_onnx_bundle(
+                opened,
+                out or Path(f"{opened.folder.resolve().name}-{backend}"),
+                precision=precision,
+                memory=defaults.memory if memory is None else memory,
+                weights=weights,
+                overwrite=overwrite,
+                progress=lambda step, done, total: progress.update(task, description=step, completed=done, total=total),
+            )
+        typer.echo(f"{made.folder}: {len(made.manifest.graphs)} graphs, {precision}; not yet compared on a GPU")
+        return
     options = BuildOptions.check(
         backend=backend,
         precision=precision,
@@ -327,7 +356,6 @@ def build(
         max_objects=defaults.max_objects if max_objects is None else max_objects,
         memory=defaults.memory if memory is None else memory,
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("building", total=None)
         made = build_bundle(

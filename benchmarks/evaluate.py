@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
+from ..runtime.device_backends import check_usable, runs_on_device
 from ..runtime.errors import DatasetError, DeviceError, OutputError, SettingsError
 from ..runtime.masks import write_label_map
 from ..runtime.segmenter import Segmenter
@@ -45,7 +46,7 @@ class EvaluationRequest:
         bundle: name or folder of the bundle to run; `lite` if neither this nor `results` nor `baseline` is given.
         results: folder of masks made elsewhere, `SEQUENCE/FRAME.png`.
         baseline: name of one of `BASELINES`.
-        memory, interval, branches, score_resize, device: see `Segmenter.load`.
+        memory, interval, branches, score_resize, device, backend: see `Segmenter.load`.
         threads: cores to use, all processes together; all that the process may use if None.
         processes: sequences at a time; chosen by the cores if None.
         out: folder for the masks; for YouTube-VOS the archive to hand in too.
@@ -68,6 +69,7 @@ class EvaluationRequest:
     branches: str = "both"
     score_resize: str = "given"
     device: str = "cpu"
+    backend: str = "auto"
     threads: int | None = None
     processes: int | None = None
     out: Path | None = None
@@ -189,7 +191,10 @@ def _maker(request: EvaluationRequest) -> dict[str, Any]:
         score_resize=request.score_resize,
     )
     used = {name: value for name, value in asdict(settings).items() if name != "threads"}
-    return {"bundle": bundle.folder.name, "sha256": bundle.fingerprint, **used, "device": request.device}
+    used |= {"device": request.device}
+    if runs_on_device(bundle, request.backend, request.device):
+        used |= {"backend": check_usable(bundle, request.backend, request.device)}
+    return {"bundle": bundle.folder.name, "sha256": bundle.fingerprint, **used}
 
 
 def _refuse_without_truth(request: EvaluationRequest, sequences: list[Sequence], unscored: tuple[str, ...]) -> None:
@@ -319,6 +324,7 @@ class _Worker:
             threads=self.threads,
             score_resize=request.score_resize,
             device=request.device,
+            backend=request.backend,
         )
 
 

@@ -17,7 +17,6 @@ from ..model.transformer import to_tokens
 from ..runtime.device_engine import DType
 from .graphs import DecoderGraph, FewShotResidualGraph, FewShotStepGraph, Graph, LabelEncoderGraph, Port, encode
 
-
 _SINGLE_PORTS = frozenset(
     [
         *("crop", "mask", "logits", "valid", "slot", "sample_weights", "omega", "weights", "residual"),

@@ -24,7 +24,16 @@ from ..runtime.errors import SettingsError
 from ..runtime.manifest import Port
 from ..runtime.settings import Settings
 from .bundle_weights import bundle_network
-from .fixed_memory import DirectBackboneGraph, gpu_graphs, port_dtype
+from .fixed_memory import (
+    DirectBackboneGraph,
+    FixedMemoryGraph,
+    FixedResidualGraph,
+    FixedStepGraph,
+    MemoryReadAllGraph,
+    MemoryUpdateGraph,
+    ShiftedQueryGraph,
+    port_dtype,
+)
 from .graphs import DecoderGraph, Graph, LabelEncoderGraph
 from .half_memory import (
     HalfMemoryRead,
@@ -147,7 +156,8 @@ def halve_convolutions(net: JointNet) -> None:
     """Convolutions to fp16 and channels-last, in place; what enters the first ones is cast there."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            module.half().to(memory_format=torch.channels_last)
+            module.half()
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     for part in (net.backbone, net.label_encoder):
         first = next(m for m in part.modules() if isinstance(m, nn.Conv2d))
         first.register_forward_pre_hook(_to_half)
@@ -157,21 +167,27 @@ def _to_half(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     return inputs[0].half().contiguous(memory_format=torch.channels_last)
 
 
+_GRAPHS: dict[str, tuple[tuple[type[Graph], ...], tuple[type[FixedMemoryGraph], ...]]] = {
+    "fp32": (
+        (DirectBackboneGraph, LabelEncoderGraph, DecoderGraph),
+        (ShiftedQueryGraph, MemoryUpdateGraph, MemoryReadAllGraph, FixedResidualGraph, FixedStepGraph),
+    ),
+    "fp16": (
+        (HalfBackbone, LabelEncoderGraph, HalfDecoder),
+        (HalfQuery, HalfMemoryUpdate, HalfMemoryRead, HalfResidual, HalfStep),
+    ),
+}
+
+
 def torch_engines(
     net: JointNet, capacity: int, precision: Precision, device: torch.device | str
 ) -> dict[str, DeviceEngine]:
     """Every graph of a network, on a device, with so many memory slots."""
     net = fused(net).to(device)
-    graphs = gpu_graphs(net, capacity)
     if precision == "fp16":
         halve_convolutions(net)
-        over_memory = (HalfQuery, HalfMemoryUpdate, HalfMemoryRead, HalfResidual, HalfStep)
-        graphs = [
-            HalfBackbone(net),
-            LabelEncoderGraph(net),
-            *(kind(net, capacity) for kind in over_memory),
-            HalfDecoder(net),
-        ]
+    ends, over_memory = _GRAPHS[precision]
+    graphs = [*(kind(net) for kind in ends), *(kind(net, capacity) for kind in over_memory)]
     return {graph.name: TorchEngine(graph.eval().to(device), precision) for graph in graphs}
 
 

@@ -50,8 +50,8 @@ class BoundGraph(Protocol):
 class DeviceEngine(Protocol):
     """A loaded graph, whose dynamic axis is the number of objects.
 
-    The backbone's `layer*` outputs are read by the decoder of the same backend only, which may lay their bytes out as it
-    likes; so may it scale `query`, `key` and the banks of keys.
+    The backbone's `layer*` outputs are read by the decoder of the same backend only, which may lay their bytes out as
+    it likes; so may it scale `query`, `key` and the banks of keys.
     """
 
     @property

@@ -146,11 +146,8 @@ def paste_logits(
     for axis in (0, 1):
         n, length = crop_size[axis], sizes[:, axis, None]
         i = torch.arange(image_size[axis], device=logits.device)[None] - place[:, axis, None]
-        if resize == "ratio":
-            step = length / n
-        else:
-            # An axis whose length stays the same is copied, whatever the scale.
-            step = torch.where(length == n, 1.0, scale.double()[:, None])
+        # With the given scale, an axis whose length stays the same is copied.
+        step = length / n if resize == "ratio" else torch.where(length == n, 1.0, scale.double()[:, None])
         source = ((i.double() + 0.5) / step - 0.5).float().clamp(min=0)
         first = source.floor()
         taps.append((first.long().clamp(max=n - 1), (first.long() + 1).clamp(max=n - 1), source - first))

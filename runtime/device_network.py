@@ -10,15 +10,14 @@ from torch import Tensor
 from .device_engine import DeviceArray, DeviceEngine, DType
 from .errors import BundleError, SettingsError
 from .manifest import Geometry, Port
-from .replay import Lane, Replay
-from .settings import Settings
+from .replay import TORCH_TYPES, Lane, Replay
+from .settings import INITIAL_STEPS, UPDATE_STEPS, Settings
 
-TORCH_TYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 _TYPES: dict[torch.dtype, DType] = {torch.float32: "float32", torch.float16: "float16"}
 
 UNUSED = {
     "both": (),
-    "transduction": ("few_shot_residual", "few_shot_step"),
+    "transduction": ("few_shot_residual", "few_shot_step", "few_shot_start", "few_shot_update"),
     "induction": ("transformer_query", "memory_update", "memory_read"),
 }
 """Graphs that a choice of branches leaves out."""
@@ -85,6 +84,8 @@ class DeviceNetwork:
         return enqueue
 
 
+_WHOLE_LOOPS = {INITIAL_STEPS: "few_shot_start", UPDATE_STEPS: "few_shot_update"}
+"""Graphs of a whole loop, which some backends have."""
 SAMPLES = ("z_ind", "E_ind_all", "W_all", "sample_weights")
 
 
@@ -98,29 +99,35 @@ class FewShotLoop:
     """
 
     def __init__(self, network: DeviceNetwork, tensors: Mapping[str, Tensor], steps: int) -> None:
+        self.steps = steps
         self.omega = tensors["omega"]
-        batch = self.omega.shape[0]
-        self.omega_next = network.tensor("omega_next", batch)
+        self.omega_next = network.tensor("omega_next", self.omega.shape[0])
+        whole = _WHOLE_LOOPS[steps]
+        if whole in network.engines:
+            self._calls = [network.bind(whole, {**tensors, "omega_next": self.omega_next})]
+        else:
+            self._calls = self._bind_steps(network, tensors)
+
+    def _bind_steps(self, network: DeviceNetwork, tensors: Mapping[str, Tensor]) -> list[Callable[[], None]]:
         weights, residual, residual_next = (
-            network.tensor(port, batch) for port in ("weights", "residual", "residual_next")
+            network.tensor(port, self.omega.shape[0]) for port in ("weights", "residual", "residual_next")
         )
         known = {**tensors, "weights": weights}
-        self._begin = network.bind("few_shot_residual", {**known, "residual": residual})
+        begin = network.bind("few_shot_residual", {**known, "residual": residual})
         there = {"omega": self.omega, "residual": residual}
         back = {"omega": self.omega_next, "residual": residual_next}
         # Input and output take turns: a graph never writes what it reads.
-        self._turns = [
+        turns = [
             network.bind("few_shot_step", {**known, **a, **{f"{name}_next": t for name, t in b.items()}})
             for a, b in ((there, back), (back, there))
         ]
-        self.steps = steps
+        return [begin, *(turns[step % 2] for step in range(self.steps))]
 
     def __call__(self) -> None:
         """Enqueue all steps."""
-        self._begin()
-        for step in range(self.steps):
-            self._turns[step % 2]()
-        if self.steps % 2:
+        for call in self._calls:
+            call()
+        if len(self._calls) == 1 or self.steps % 2:
             self.omega.copy_(self.omega_next)
 
 

@@ -66,7 +66,7 @@ class Engine:
             self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BundleError(f"{path} does not load in ONNX Runtime {ort.__version__}: {str(error)[:200]}") from None
-        self.shapes = _check_ports(self.session, path, record)
+        self.shapes = check_ports(self.session, path, record)
         self._binding = self.session.io_binding()
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
@@ -78,8 +78,12 @@ class Engine:
         self.session.run_with_iobinding(self._binding)
 
 
-def _check_ports(session: Any, path: Path, record: GraphRecord) -> dict[str, tuple[int | str, ...]]:
-    """Shapes by name, after a comparison of the graph with the manifest."""
+def check_ports(session: Any, path: Path, record: GraphRecord) -> dict[str, tuple[int | str, ...]]:
+    """Shapes by name, after a comparison of the graph with the manifest.
+
+    Raises:
+        BundleError: they differ.
+    """
     shapes: dict[str, tuple[int | str, ...]] = {}
     for kind, ports, nodes in (
         ("input", record.inputs, session.get_inputs()),

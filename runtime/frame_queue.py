@@ -69,7 +69,7 @@ class FrameQueue:
         lane.wait()
 
     def upload(self, images: Sequence[NDArray[np.uint8] | None]) -> None:
-        """Enqueue the copy of the next frames to `frames`; of a video without one, what was there at some time before."""
+        """Enqueue the copy of the next frames to `frames`; a video without one keeps some earlier frame."""
         slot = self._slots[self._turn]
         if slot.pending is not None:
             slot.pending.result()

@@ -155,7 +155,7 @@ class Manifest(Record):
         model: the network's configuration.
         files: sha256 of every file besides the manifest.
         tools: names and versions of what built the bundle.
-        backend: what runs the graphs.
+        backend: what runs the graphs; all but "onnx" have a memory of fixed capacity.
         precision: of the graphs.
         parity: None where the engines could not be run when they were built.
         tensorrt: of TensorRT engines only.
@@ -170,7 +170,7 @@ class Manifest(Record):
     defaults: Defaults
     graphs: dict[str, GraphRecord]
     files: dict[FileName, Sha256]
-    backend: Literal["onnx", "tensorrt", "tensorrt-rtx"]
+    backend: Literal["onnx", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
     precision: str
     opset: int
     tools: dict[str, str]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .clock import StageClock
 from .device_geometry import DeviceWindow, cut_masks, insert_sample
-from .device_network import FewShotLearner, FewShotLoop, DeviceNetwork
+from .device_network import DeviceNetwork, FewShotLearner, FewShotLoop
 from .replay import Replay
 from .sample_weights import INITIAL_SHARE, LEARNING_RATE
 from .settings import UPDATE_STEPS, Settings

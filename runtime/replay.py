@@ -7,6 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
+from .device_engine import DeviceArray, DType
+
+TORCH_TYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+
 
 class Lane:
     """Where a segmenter's work is enqueued, in order: a stream of a GPU, or the caller's thread for CPU tensors.
@@ -36,6 +40,11 @@ class Lane:
             else:
                 with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
                     yield
+
+    def allocate(self, shape: tuple[int, ...], dtype: DType) -> DeviceArray:
+        """Memory on the device, for a backend's own use."""
+        tensor = torch.empty(shape, dtype=TORCH_TYPES[dtype], device=self.device)
+        return DeviceArray(tensor.data_ptr(), shape, dtype, tensor)
 
     def wait(self) -> None:
         """Wait until everything enqueued has finished."""

@@ -17,11 +17,18 @@ SOUND_PIXELS = 100
 """Pixels that an object's mask must have for the object to be taken up from it again."""
 
 
+class PendingLabels(Protocol):
+    """A label map that is there or will be."""
+
+    def result(self) -> NDArray[np.uint8]:
+        """(H, W); may be called from another thread."""
+
+
 class FrameSegmenter(Protocol):
     """What a run asks of `Segmenter`."""
 
-    def step(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> NDArray[np.uint8]:
-        """Label map of the next frame."""
+    def submit(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> PendingLabels:
+        """Begin with the next frame."""
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Everything that the next frame depends on."""

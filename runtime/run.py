@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .device_backends import runs_on_device
 from .errors import JointError, SettingsError, VideoError
 from .masks import GivenMasks, read_label_map, write_label_map
 from .output import OutputFolder
 from .overlay import OverlayVideo, draw_overlay
 from .pipeline import overlapped
-from .resume import FrameSegmenter, Restart, take_up
-from .segmenter import Segmenter
+from .resume import FrameSegmenter, PendingLabels, Restart, take_up
+from .segmenter import Computed, Segmenter
 from .sources import Frame, Source, open_source
 
 
@@ -36,7 +37,7 @@ class Request:
         source: a video file or a folder of images.
         mask: a PNG, or a folder of PNGs named like frames.
         out: the folder for the results.
-        bundle, memory, interval, branches, threads, score_resize, device: see `Segmenter.load`.
+        bundle, memory, interval, branches, threads, score_resize, device, backend: see `Segmenter.load`.
         every: segment every so many-th frame.
         start: number of the first frame.
         end: number of the first frame not to segment; None for all.
@@ -55,6 +56,7 @@ class Request:
     threads: int | None = None
     score_resize: str = "given"
     device: str = "cpu"
+    backend: str = "auto"
     every: int = 1
     start: int = 0
     end: int | None = None
@@ -106,7 +108,8 @@ def segment_video(request: Request, display: Display) -> Outcome:
         JointError: anything wrong with what the user gave; nothing was written then.
     """
     job = Job.prepare(request)
-    fingerprint = Bundle.open(request.bundle).fingerprint
+    bundle = Bundle.open(request.bundle)
+    on_device = runs_on_device(bundle, request.backend, request.device)
     segmenter = Segmenter.load(
         request.bundle,
         memory=request.memory,
@@ -115,15 +118,19 @@ def segment_video(request: Request, display: Display) -> Outcome:
         threads=request.threads,
         score_resize=request.score_resize,
         device=request.device,
+        backend=request.backend,
     )
     settings = segmenter.settings
     identity = {
-        "bundle": fingerprint,
+        "bundle": bundle.fingerprint,
         "memory": settings.memory,
         "interval": settings.interval,
         "branches": settings.branches,
         "score_resize": settings.score_resize,
     }
+    if on_device:
+        display.note(f"runs with {segmenter.runs_on}")
+        identity["backend"] = segmenter.runs_on.partition(" on ")[0]
     return job.run(segmenter, identity, display)
 
 
@@ -132,11 +139,12 @@ class Labelled:
     """A frame and its label map.
 
     Attributes:
+        pending: gives the label map, perhaps only after a wait.
         stored: whether the mask already lies in the output folder.
     """
 
     frame: Frame
-    labels: NDArray[np.uint8]
+    pending: PendingLabels
     stored: bool
 
 
@@ -293,23 +301,25 @@ class _Inference:
         stored = frame.index < restart.first
         if stored:
             labels = read_label_map(output.mask(frame.name))
+            pending: PendingLabels = Computed(labels)
             if frame.index == restart.retaken:
-                self._step(frame, labels)
+                self._submit(frame, labels)
         else:
-            labels = self._step(frame, self.job.masks.at(frame.index))
+            pending = self._submit(frame, self.job.masks.at(frame.index))
         if not self.begun:
+            pending.result()
             output.begin(self.record, resume=restart.done > 0, overlay=self.job.request.overlay)
             self.begun = True
         if not stored:
             self.last = frame.index
             self.display.advance()
-        return Labelled(frame, labels, stored)
+        return Labelled(frame, pending, stored)
 
-    def _step(self, frame: Frame, mask: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    def _submit(self, frame: Frame, mask: NDArray[np.uint8] | None) -> PendingLabels:
         self.state_after = None
-        labels = self.segmenter.step(frame.image, mask)
+        pending = self.segmenter.submit(frame.image, mask)
         self.state_after = frame.index
-        return labels
+        return pending
 
 
 class _ResultWriter:
@@ -327,8 +337,9 @@ class _ResultWriter:
     def write(self, result: Labelled, /) -> None:
         """Write a frame's mask, then its overlay."""
         output, source = self.job.output, self.job.source
+        labels = result.pending.result()
         if not result.stored:
-            write_label_map(output.mask(result.frame.name), result.labels)
+            write_label_map(output.mask(result.frame.name), labels)
             self.written += 1
         if self.job.request.overlay:
             if self._overlay is None:
@@ -336,7 +347,7 @@ class _ResultWriter:
                     output.overlay, source.size, source.rate, source.time_base, source.pixel_aspect
                 )
             duration = result.frame.duration * self.job.request.every
-            self._overlay.write(draw_overlay(result.frame.image, result.labels), result.frame.time, duration)
+            self._overlay.write(draw_overlay(result.frame.image, labels), result.frame.time, duration)
 
     def close(self) -> None:
         """Finish the overlay."""

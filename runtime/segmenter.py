@@ -13,7 +13,7 @@ from .aggregation import soft_aggregation
 from .bundle import Bundle
 from .clock import StageClock
 from .crop import OUTSIDE
-from .errors import DeviceError
+from .device_backends import load_device_segmenter, runs_on_device
 from .manifest import Geometry
 from .network import Network
 from .onnx_network import OnnxNetwork
@@ -23,6 +23,17 @@ from .tracker import ObjectTracker, PastedScores
 
 GIVEN = 100.0
 """Score of a pixel inside a given mask; its negative outside."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Computed:
+    """A label map that is there."""
+
+    labels: NDArray[np.uint8]
+
+    def result(self) -> NDArray[np.uint8]:
+        """(H, W)."""
+        return self.labels
 
 
 class Segmenter:
@@ -36,7 +47,10 @@ class Segmenter:
     Attributes:
         settings: how the bundle is used.
         clock: durations of the stages, once `clock.enabled` is set.
+        runs_on: what runs the engines.
     """
+
+    runs_on = "ONNX Runtime on the CPU"
 
     def __init__(self, network: Network, geometry: Geometry, settings: Settings, clock: StageClock) -> None:
         self.network = network
@@ -56,6 +70,8 @@ class Segmenter:
         threads: int | None = None,
         score_resize: str = "given",
         device: str = "cpu",
+        backend: str = "auto",
+        precision: str | None = None,
     ) -> Self:
         """Open a bundle.
 
@@ -66,30 +82,32 @@ class Segmenter:
             branches: "both", "transduction" or "induction" (Table 1).
             threads: cores to use; all that the process may use if None.
             score_resize: "given" or "ratio"; see `crop.paste_scores`.
-            device: "cpu".
+            device: "cpu", "cuda", "cuda:1", ...
+            backend: what runs the engines: "auto", "tensorrt", "torch" or "onnxruntime"; see `device_backends`.
+            precision: "fp16" or "fp32", of the torch backend.
+
+        Returns:
+            A segmenter; on a GPU a `device_segmenter.DeviceSegmenter`, which has the same verbs.
 
         Raises:
             BundleError: the bundle is missing or not whole.
-            DependencyError: ONNX Runtime is not installed.
-            DeviceError: the device cannot be used.
+            DependencyError: a library is not installed.
+            DeviceError: the device cannot be used, or the backend cannot run the bundle.
             SettingsError: a setting is out of its range.
         """
-        if device != "cpu":
-            raise DeviceError(f"device {device!r} cannot be used: expected 'cpu'")
         opened = Bundle.open(bundle)
-        if opened.manifest.backend != "onnx":
-            raise DeviceError(
-                f"{opened.folder} holds {opened.manifest.backend} engines, which this version builds but does not run: "
-                "give the bundle of ONNX graphs that they were built from"
+        options: dict[str, Any] = {
+            "memory": memory,
+            "interval": interval,
+            "branches": branches,
+            "threads": threads,
+            "score_resize": score_resize,
+        }
+        if runs_on_device(opened, backend, device):
+            return load_device_segmenter(  # type: ignore[return-value]
+                opened, device=device, backend=backend, precision=precision, **options
             )
-        settings = Settings.resolve(
-            opened.manifest.defaults,
-            memory=memory,
-            interval=interval,
-            branches=branches,
-            threads=threads,
-            score_resize=score_resize,
-        )
+        settings = Settings.resolve(opened.manifest.defaults, **options)
         clock = StageClock()
         return cls(OnnxNetwork(opened, settings, clock), opened.manifest.geometry, settings, clock)
 
@@ -129,6 +147,10 @@ class Segmenter:
             pasted.append(self._start(frame, object_id, mask == object_id))
         with self.clock.stage("paste_merge"):
             return self._merge(pasted, frame.shape[:2])
+
+    def submit(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> Computed:
+        """As `step`; the label map is computed at once, where a device would go on by itself."""
+        return Computed(self.step(frame, mask))
 
     def probabilities(self) -> dict[int, NDArray[np.float32]]:
         """Merged probability maps (H, W) of the objects in the last frame, by id."""

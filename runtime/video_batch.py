@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .crop import OUTSIDE
 from .device_geometry import DeviceWindow, cut_images, paste_logits, search_windows, soft_aggregation, update_state
-from .device_network import FewShotLearner, DeviceNetwork
+from .device_network import DeviceNetwork, FewShotLearner
 from .errors import SettingsError
 from .frame_queue import FrameQueue, Pending
 from .object_group import WINDOW, ObjectGroup, first_sample

@@ -20,6 +20,15 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 SIZE = (120, 160)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tensors are so small that a second thread costs more than it gives."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def net():
     """Random weights whose features neither fade nor grow, and whose maps vary."""

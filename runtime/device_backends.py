@@ -1,0 +1,256 @@
+"""Which backend runs a bundle on a device: what there is, what can be used here, and which is taken.
+
+Backends are named by the path of the module that loads their engines, as the table says, and imported when they are
+asked for: the torch backend needs the model, which this folder may not import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .bundle import Bundle
+from .cuda_devices import query_cuda_driver
+from .errors import DependencyError, DeviceError, SettingsError
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .device_network import DeviceNetwork
+    from .device_segmenter import BatchSegmenter, DeviceSegmenter
+    from .segmenter import Segmenter
+
+WEIGHTS = "weights.safetensors"
+"""The bundle's own weights, which the torch backend runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One way to run a bundle on a device.
+
+    Attributes:
+        title: as a user reads it.
+        module: has `load_engines(bundle, settings, *, device, stream, precision) -> {graph: DeviceEngine}`.
+        bundles: kinds of bundles whose engines it runs; none for the bundle's weights.
+        missing: why a bundle does not suit it, and what to do.
+        gpu_only: whether it needs a GPU.
+    """
+
+    title: str
+    module: str
+    bundles: tuple[str, ...]
+    missing: str
+    gpu_only: bool = False
+
+    def lacks(self, bundle: Bundle, device: str) -> str | None:
+        """Why it cannot run a bundle on a device; None if it can."""
+        if self.gpu_only and device == "cpu":
+            return f"{self.title} needs a GPU (--device cuda)"
+        suits = bundle.manifest.backend in self.bundles if self.bundles else WEIGHTS in bundle.manifest.files
+        return None if suits else self.missing
+
+
+BACKENDS = {
+    "tensorrt": Backend(
+        "TensorRT",
+        "..runtime.tensorrt_engine",
+        ("tensorrt", "tensorrt-rtx"),
+        "the bundle holds no TensorRT engines (`jointrt build BUNDLE --backend tensorrt`)",
+        gpu_only=True,
+    ),
+    "torch": Backend(
+        "PyTorch", "..export.torch_engines", (), f"the bundle holds no {WEIGHTS} (`jointrt export` puts them in)"
+    ),
+    "onnxruntime": Backend(
+        "ONNX Runtime",
+        "..runtime.onnx_device_engine",
+        ("onnxruntime-cuda",),
+        "the bundle holds no ONNX graphs of fixed memory (`jointrt build BUNDLE --backend onnxruntime`)",
+    ),
+}
+"""In the order in which "auto" takes them, the fastest first."""
+CHOICES = ("auto", *BACKENDS)
+
+
+def check_choice(backend: str, device: str) -> None:
+    """Refuse a backend or device that there is none of.
+
+    Raises:
+        SettingsError: the backend is unknown.
+        DeviceError: the device is.
+    """
+    if backend not in CHOICES:
+        raise SettingsError(f"backend is {backend!r}: expected one of {', '.join(CHOICES)}")
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdecimal())):
+        raise DeviceError(f"device {device!r} cannot be used: expected 'cpu', 'cuda' or 'cuda:1'")
+
+
+def choose_backend(bundle: Bundle, backend: str, device: str) -> tuple[str, str]:
+    """The backend that runs a bundle on a device, and why.
+
+    Raises:
+        DeviceError: the one asked for cannot, or none can.
+    """
+    if backend != "auto":
+        reason = BACKENDS[backend].lacks(bundle, device)
+        if reason is not None:
+            raise DeviceError(f"backend {backend} cannot run {bundle.folder}: {reason}")
+        return backend, "as asked for"
+    reasons = {name: candidate.lacks(bundle, device) for name, candidate in BACKENDS.items()}
+    for place, (name, reason) in enumerate(reasons.items()):
+        if reason is None:
+            return name, "; ".join([r for r in list(reasons.values())[:place] if r]) or "the fastest"
+    raise DeviceError(f"no backend runs {bundle.folder} on {device}: " + "; ".join(r for r in reasons.values() if r))
+
+
+def runs_on_device(bundle: Bundle, backend: str, device: str) -> bool:
+    """Whether the device's orchestrator runs a bundle; the CPU's runs ONNX graphs whose memory grows."""
+    check_choice(backend, device)
+    return device != "cpu" or bundle.manifest.backend != "onnx" or backend not in ("auto", "onnxruntime")
+
+
+def check_usable(bundle: Bundle, backend: str, device: str) -> str:
+    """The name of the backend that will run a bundle on a device; loads nothing.
+
+    Raises:
+        DependencyError: torch is not installed.
+        DeviceError: there is no usable GPU, or no backend suits the bundle.
+        SettingsError: the backend is unknown.
+    """
+    check_choice(backend, device)
+    if device != "cpu":
+        _refuse_missing_driver(device)
+    chosen, _ = choose_backend(bundle, backend, device)
+    if chosen != "tensorrt" or importlib.util.find_spec("torch") is not None:
+        _refuse_unfit_torch(device)
+    return chosen
+
+
+def _refuse_missing_driver(device: str) -> None:
+    driver = query_cuda_driver()
+    if driver.problem is not None:
+        raise DeviceError(f"device {device!r} cannot be used: {driver.problem}; use --device cpu")
+    if _ordinal(device) >= len(driver.devices):
+        found = f"{len(driver.devices)} GPU{'s' * (len(driver.devices) != 1)}, counted from cuda:0"
+        raise DeviceError(f"device {device!r} cannot be used: the driver shows {found}")
+
+
+def _ordinal(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
+
+
+def _refuse_unfit_torch(device: str) -> None:
+    torch = _import_torch()
+    if device == "cpu" or torch.cuda.is_available():
+        return
+    built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
+    newest = "{}.{}".format(*query_cuda_driver().cuda_version or (0, 0))
+    raise DeviceError(
+        f"device {device!r} cannot be used: torch {torch.__version__} is built {built}, the driver runs CUDA up to "
+        f"{newest}: install a torch for that"
+    )
+
+
+def _import_torch() -> Any:
+    try:
+        return importlib.import_module("torch")
+    except ImportError:
+        raise DependencyError(
+            "torch is not installed, which orders the work on a device: install it with `pip install 'jointrt[gpu]'`"
+        ) from None
+
+
+def load_device_network(
+    bundle: str | Path | Bundle,
+    *,
+    device: str,
+    backend: str = "auto",
+    precision: str | None = None,
+    **options: Any,
+) -> tuple[DeviceNetwork, str]:
+    """A bundle's engines on a device, and a line that says which and why.
+
+    Args:
+        bundle: name, folder, or an opened bundle.
+        device: "cuda", "cuda:1", ...; "cpu" runs the same orchestrator on the host.
+        backend: "auto", "tensorrt", "torch" or "onnxruntime".
+        precision: "fp16" or "fp32", of the torch backend; None for fp16 on a GPU. Engines have that of their build.
+        options: see `Settings.resolve`.
+
+    Raises:
+        BundleError: the bundle is not whole, or its engines do not load.
+        DependencyError: a library is missing.
+        DeviceError: there is no usable GPU, or the backend does not suit the bundle.
+        SettingsError: a setting is out of its range.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    settings = Settings.resolve(opened.manifest.defaults, **options)
+    check_usable(opened, backend, device)
+    chosen, why = choose_backend(opened, backend, device)
+    from torch import device as torch_device
+
+    from .device_network import DeviceNetwork
+    from .replay import Lane
+
+    lane = Lane(torch_device(device))
+    module = _import(BACKENDS[chosen].module, BACKENDS[chosen].title)
+    with lane.work():
+        if chosen == "tensorrt":
+            engines = module.load_engines(opened, settings, device=device, allocate=lane.allocate)
+        else:
+            engines = module.load_engines(opened, settings, device=device, stream=lane.handle, precision=precision)
+    lane.wait()
+    network = DeviceNetwork(engines, opened.manifest.geometry, settings, lane)
+    where = "the CPU" if device == "cpu" else query_cuda_driver().devices[_ordinal(device)].name
+    return network, f"{BACKENDS[chosen].title} on {where}: {why}"
+
+
+def _import(name: str, title: str) -> Any:
+    try:
+        return importlib.import_module(name, __package__)
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            f"{error.name} is not installed, which the {title} backend needs: install it with "
+            "`pip install 'jointrt[gpu]'`"
+        ) from None
+
+
+def load_device_segmenter(
+    bundle: str | Path | Bundle, *, device: str, backend: str = "auto", **options: Any
+) -> DeviceSegmenter | Segmenter:
+    """One video on a device; arguments and errors as of `load_device_network`.
+
+    Where torch is not installed, TensorRT engines are driven from the host, through pycuda.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if check_usable(opened, backend, device) == "tensorrt" and importlib.util.find_spec("torch") is None:
+        return _host_driven(opened, device, **options)
+    network, runs_on = load_device_network(opened, device=device, backend=backend, **options)
+    from .device_segmenter import DeviceSegmenter
+
+    return DeviceSegmenter(network, runs_on)
+
+
+def _host_driven(bundle: Bundle, device: str, *, precision: str | None = None, **options: Any) -> Segmenter:
+    from .clock import StageClock
+    from .segmenter import Segmenter
+
+    del precision
+    settings, clock = Settings.resolve(bundle.manifest.defaults, **options), StageClock()
+    network = _import("..runtime.pycuda_device", "TensorRT").pycuda_network(bundle, settings, clock, device)
+    segmenter = Segmenter(network, bundle.manifest.geometry, settings, clock)
+    segmenter.runs_on = "TensorRT driven from the host: torch is not installed"
+    return segmenter
+
+
+def load_batch_segmenter(bundle: str | Path | Bundle, videos: int, **options: Any) -> BatchSegmenter:
+    """Several videos on a device in one batch; further arguments as of `load_device_network`."""
+    if not 1 <= videos <= 256:
+        raise SettingsError(f"videos is {videos}: expected 1 to 256")
+    network, _ = load_device_network(bundle, **options)
+    from .device_segmenter import BatchSegmenter
+
+    return BatchSegmenter(network, videos)

@@ -1,0 +1,140 @@
+"""Which backend is taken, what is refused, and the whole way from the command line, on the CPU."""
+
+import numpy as np
+import pytest
+from jointrt.export.onnx_build import build_onnx_bundle
+from jointrt.runtime.cuda_devices import query_cuda_driver
+from jointrt.runtime.device_backends import choose_backend, load_batch_segmenter
+from jointrt.runtime.device_segmenter import DeviceSegmenter
+from jointrt.runtime.errors import BundleError, DeviceError, OutputError, SettingsError
+from jointrt.runtime.segmenter import Segmenter
+from PIL import Image
+
+NO_GPU = pytest.mark.skipif(query_cuda_driver().problem is None, reason="this machine has a GPU")
+
+
+@pytest.fixture(scope="module")
+def fixed_bundle(tiny_bundle, tmp_path_factory):
+    """Half-precision graphs of fixed memory for ONNX Runtime."""
+    return build_onnx_bundle(tiny_bundle, tmp_path_factory.mktemp("fixed") / "fp16", precision="fp16", memory=3)
+
+
+def shared_area(a, b):
+    return (a & b).sum() / max((a | b).sum(), 1)
+
+
+def test_onnx_graphs_follow_a_video_as_the_growing_memory_does(tiny_bundle, fixed_bundle, disc):
+    """The memory fills and is replaced; a second object comes later."""
+    alone, device = Segmenter.load(tiny_bundle.folder), Segmenter.load(fixed_bundle.folder, backend="onnxruntime")
+    assert isinstance(device, DeviceSegmenter)
+    assert device.runs_on == "ONNX Runtime on the CPU: as asked for"
+    assert not device.network.capturable
+    for t in range(10):
+        frame, mask = disc(t)
+        if t == 2:
+            mask[70:90, 100:140] = 2
+        given = mask if t in (0, 2) else None
+        expected, found = alone.step(frame, given), device.step(frame, given)
+        assert shared_area(found == 1, expected == 1) > 0.98, t
+    assert device.object_ids == (1, 2)
+
+
+@pytest.mark.parametrize(("precision", "floor"), [("fp32", 0.995), ("fp16", 0.98)])
+def test_the_network_in_torch_follows_a_video_as_the_onnx_graphs_do(tiny_bundle, disc, precision, floor):
+    segmenter = Segmenter.load(tiny_bundle.folder, backend="torch", precision=precision)
+    alone = Segmenter.load(tiny_bundle.folder)
+    for t in range(8):
+        frame, mask = disc(t)
+        given = mask if t == 0 else None
+        assert shared_area(segmenter.step(frame, given) > 0, alone.step(frame, given) > 0) > floor, t
+
+
+def test_the_fastest_backend_that_suits_is_chosen(tiny_bundle, fixed_bundle):
+    assert choose_backend(fixed_bundle, "auto", "cuda")[0] == "torch"
+    assert choose_backend(fixed_bundle, "onnxruntime", "cuda") == ("onnxruntime", "as asked for")
+    name, why = choose_backend(tiny_bundle, "auto", "cuda")
+    assert name == "torch" and "no TensorRT engines" in why
+    with pytest.raises(DeviceError, match="build BUNDLE --backend onnxruntime"):
+        choose_backend(tiny_bundle, "onnxruntime", "cuda")
+    with pytest.raises(DeviceError, match="needs a GPU"):
+        choose_backend(tiny_bundle, "tensorrt", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"backend": "tvm"}, SettingsError, "auto, tensorrt, torch, onnxruntime"),
+        ({"device": "tpu"}, DeviceError, "expected 'cpu', 'cuda'"),
+        ({"backend": "torch", "precision": "int4"}, SettingsError, "fp16 or fp32"),
+        pytest.param({"device": "cuda"}, DeviceError, "driver", marks=NO_GPU),
+        pytest.param({"device": "cuda", "backend": "onnxruntime"}, DeviceError, "driver", marks=NO_GPU),
+    ],
+)
+def test_what_cannot_be_used_is_refused(tiny_bundle, changes, error, message):
+    with pytest.raises(error, match=message):
+        Segmenter.load(tiny_bundle.folder, **changes)
+
+
+def test_videos_of_a_bundle_in_one_batch(tiny_bundle, disc):
+    segmenter = load_batch_segmenter(tiny_bundle.folder, 2, device="cpu", backend="torch")
+    (frame, mask), (later, _) = disc(0), disc(3)
+    first, second = segmenter.step([frame, later], [mask, mask])
+    assert np.array_equal(first, mask) and np.array_equal(second, mask)
+    with pytest.raises(SettingsError, match="videos is 0"):
+        load_batch_segmenter(tiny_bundle.folder, 0, device="cpu", backend="torch")
+
+
+def test_a_build_that_cannot_be_made_leaves_nothing(tiny_bundle, fixed_bundle, tmp_path):
+    for bundle, out, changes, error in (
+        (fixed_bundle, tmp_path / "a", {}, BundleError),
+        (tiny_bundle, tiny_bundle.folder, {}, OutputError),
+        (tiny_bundle, tmp_path / "a", {"precision": "int4"}, SettingsError),
+        (tiny_bundle, tmp_path / "a", {"memory": 0}, SettingsError),
+    ):
+        with pytest.raises(error):
+            build_onnx_bundle(bundle, out, **{"precision": "fp16", "memory": 2, **changes})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def clip(tmp_path, disc):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for t in range(5):
+        Image.fromarray(disc(t)[0]).save(frames / f"{t:05d}.png")
+    Image.fromarray(disc(0)[1]).save(tmp_path / "mask.png")
+    return frames, tmp_path / "mask.png"
+
+
+def command(monkeypatch, *arguments):
+    from jointrt import cli
+
+    monkeypatch.setattr("sys.argv", ["jointrt", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def test_a_run_by_the_device_s_orchestrator(tiny_bundle, clip, tmp_path, monkeypatch, capsys):
+    frames, mask = clip
+    common = ("run", frames, "--mask", mask, "--bundle", tiny_bundle.folder, "--no-overlay")
+    assert command(monkeypatch, *common, "-o", tmp_path / "a", "--backend", "torch") == 0
+    assert "runs with PyTorch on the CPU" in capsys.readouterr().err
+    assert command(monkeypatch, *common, "-o", tmp_path / "b") == 0
+    for t in range(5):
+        maps = [np.array(Image.open(tmp_path / out / "masks" / f"{t:05d}.png")) for out in "ab"]
+        assert shared_area(*(m > 0 for m in maps)) > 0.99
+
+
+@NO_GPU
+@pytest.mark.parametrize("option", ["auto", "torch", "onnxruntime", "tensorrt"])
+def test_without_a_driver_nothing_is_written(tiny_bundle, clip, tmp_path, monkeypatch, capsys, option):
+    frames, mask = clip
+    out = tmp_path / "out"
+    common = ("--bundle", tiny_bundle.folder, "--device", "cuda", "--backend", option, "-o", out)
+    assert command(monkeypatch, "run", frames, "--mask", mask, *common) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no NVIDIA driver" in error
+    assert not out.exists()
