@@ -136,8 +136,8 @@ class FewShotLearner:
 
     def __init__(self, network: DeviceNetwork, batch: int, steps: int) -> None:
         self.tensors = {port: network.tensor(port, batch) for port in (*SAMPLES, "omega")}
-        loop = FewShotLoop(network, self.tensors, steps)
-        self._run = Replay(loop, network.lane, capturable=network.capturable)
+        self._loop = FewShotLoop(network, self.tensors, steps)
+        self._replay = Replay(network.lane, network.lane.scratch(), capturable=network.capturable)
 
     def learn(self, x_ind: Tensor, E_ind: Tensor, W: Tensor) -> Tensor:
         """Features and encodings of the objects' first frames (B, h*w, ...) -> omega, valid until the next call."""
@@ -146,5 +146,5 @@ class FewShotLearner:
             tensors[port][:, 0].copy_(value)
         tensors["sample_weights"][:, 0].fill_(1)
         tensors["omega"].zero_()
-        self._run()
+        self._replay(self._loop)
         return tensors["omega"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,13 +58,16 @@ class ObjectGroup:
         tensors: this group's part of every array.
         spare: room for what `memory_update` gives, at least as many objects.
         frame_count: n, frames seen; the first one included.
-
-    Attributes:
-        update: enqueues a memory update with what the last frame left: a CUDA graph from its second call on.
+        scratch: see `Lane.scratch`.
     """
 
     def __init__(
-        self, network: DeviceNetwork, tensors: Mapping[str, Tensor], spare: Mapping[str, Tensor], frame_count: int
+        self,
+        network: DeviceNetwork,
+        tensors: Mapping[str, Tensor],
+        spare: Mapping[str, Tensor],
+        frame_count: int,
+        scratch: Any,
     ) -> None:
         self.network = network
         self.tensors = tensors
@@ -77,7 +81,7 @@ class ObjectGroup:
             outputs = {"key_cross_all": self._renewed["key_cross_all"]}
             outputs |= {f"{name}_next": self._renewed[name] for name in _RENEWED if name != "key_cross_all"}
             self._remember = network.bind("memory_update", {**tensors, **outputs})
-        self.update = Replay(self._update, network.lane, capturable=network.capturable)
+        self._replay = Replay(network.lane, scratch, capturable=network.capturable)
 
     @staticmethod
     def spare(network: DeviceNetwork, batch: int) -> dict[str, Tensor]:
@@ -102,6 +106,10 @@ class ObjectGroup:
         self._store(slot)
         if learner is not None:
             tensors["omega"].copy_(learner.learn(*(tensors[name] for name in ("x_ind", "E_ind", "W"))))
+
+    def update(self) -> None:
+        """Enqueue a memory update with what the last frame left: a CUDA graph from the second call on."""
+        self._replay(self._update)
 
     def _update(self) -> None:
         tensors, memory = self.tensors, self.network.settings.memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -23,8 +24,6 @@ class Lane:
         self.device = device
         self.captured = 0
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        # No tensor lives on from one graph to another, so that all may share their scratch memory.
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     @property
     def handle(self) -> int:
@@ -51,12 +50,19 @@ class Lane:
         if self.stream is not None:
             self.stream.synchronize()
 
-    def capture(self, function: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def scratch(self) -> Any:
+        """Memory for what graphs compute in between, to be shared by graphs that end together; None on the CPU.
+
+        No tensor lives on from one graph to another, and they are replayed one after another.
+        """
+        return None if self.stream is None else torch.cuda.graph_pool_handle()
+
+    def capture(self, function: Callable[[], None], scratch: Any) -> torch.cuda.CUDAGraph:
         """Record a function without running it; it must have run once, so that its libraries are set up."""
         graph = torch.cuda.CUDAGraph()
         self.wait()
         # Other threads of the process may go on using the GPU.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=scratch, stream=self.stream, capture_error_mode="thread_local"):
             function()
         self.captured += 1
         return graph
@@ -66,24 +72,28 @@ class Replay:
     """A function without arguments over tensors of fixed address; on a GPU captured at its second call.
 
     Args:
-        function: enqueues on the lane's stream.
-        lane: where.
+        lane: where it is enqueued.
+        scratch: `lane.scratch()`, shared with others.
         capturable: False for work that cannot be captured, which is enqueued call by call.
     """
 
-    def __init__(self, function: Callable[[], None], lane: Lane, *, capturable: bool) -> None:
-        self.function = function
+    def __init__(self, lane: Lane, scratch: Any, *, capturable: bool) -> None:
         self.lane = lane
+        self._scratch = scratch
         self._plain = lane.stream is None or not capturable
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = False
 
-    def __call__(self) -> None:
-        """Enqueue it. The first call is a plain one and counts; a capture itself computes nothing."""
+    def __call__(self, function: Callable[[], None]) -> None:
+        """Enqueue a function, the same one at every call.
+
+        It is not kept, so that its owner and this object, and with them a graph's memory, end without a cycle. The
+        first call is a plain one and counts; a capture itself computes nothing.
+        """
         if self._plain or not self._warm:
-            self.function()
+            function()
             self._warm = True
             return
         if self._graph is None:
-            self._graph = self.lane.capture(self.function)
+            self._graph = self.lane.capture(function, self._scratch)
         self._graph.replay()

@@ -132,7 +132,7 @@ class VideoBatch:
         for group in self.groups:
             if group.due(self.network.settings):
                 group.update()
-        self._frame()
+        self._replay(self._follow)
 
     def _add(
         self,
@@ -248,15 +248,15 @@ class VideoBatch:
         self.tensors, self._owners = tensors, owners
         self._tabulate()
         spare = ObjectGroup.spare(network, max(size for size, _ in ranges))
-        self.groups, first = [], 0
+        self.groups, first, scratch = [], 0, network.lane.scratch()
         for size, count in ranges:
             part = {name: tensor[first : first + size] for name, tensor in tensors.items()}
-            self.groups.append(ObjectGroup(network, part, spare, count))
+            self.groups.append(ObjectGroup(network, part, spare, count, scratch))
             first += size
         self._features = self._bind_features(tensors)
         self._read = network.bind("memory_read", tensors) if "memory_read" in network.engines else None
         self._decode = network.bind("decoder", tensors)
-        self._frame = Replay(self._follow, network.lane, capturable=network.capturable)
+        self._replay = Replay(network.lane, scratch, capturable=network.capturable)
 
     def _bind_features(self, tensors: Mapping[str, Tensor]) -> list[Any]:
         graphs = [g for g in ("backbone", "transformer_query") if g in self.network.engines]

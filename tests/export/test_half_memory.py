@@ -20,6 +20,7 @@ from jointrt.model.network import JointNet
 from jointrt.runtime.device_network import DeviceNetwork, FewShotLearner
 from jointrt.runtime.replay import Lane
 from jointrt.runtime.settings import Settings
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 CAPACITY = 4
 
@@ -144,3 +145,6 @@ def test_the_loop_at_fixed_capacity_learns_what_the_network_learns(net, steps):
 def test_half_products_are_summed_in_fp32():
     a, b = torch.full((1, 1, 4096), 1.0).half(), torch.full((1, 4096, 1), 1 + 2**-10).half()
     assert half_product(a, b).item() == 4100
+    with FakeTensorMode():
+        on_gpu = [torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in (a, b)]
+        assert half_product(*on_gpu).dtype == torch.float32

@@ -5,49 +5,91 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from jointrt.export.reference import reference_defaults
-from jointrt.export.torch_segmenter import TorchSegmenter
+from jointrt.export.reference import geometry_of, reference_defaults
+from jointrt.export.torch_engines import torch_engines
 from jointrt.model.config import ModelConfig
 from jointrt.model.network import JointNet
+from jointrt.runtime.device_network import DeviceNetwork
+from jointrt.runtime.device_segmenter import BatchSegmenter, DeviceSegmenter
+from jointrt.runtime.replay import Lane
 from jointrt.runtime.settings import Settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch with CUDA")
 FRAMES = 3000
+SIZE = (240, 320)
+
+
+def network(precision):
+    torch.manual_seed(0)
+    net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(128, 192))).eval()
+    settings = Settings.resolve(reference_defaults(memory=4, interval=2))
+    engines = torch_engines(net, settings.memory, precision, "cuda")
+    return DeviceNetwork(engines, geometry_of(net.config), settings, Lane(torch.device("cuda")))
+
+
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def squares():
+    mask = np.zeros(SIZE, np.uint8)
+    mask[60:120, 80:160] = 1
+    mask[130:190, 200:280] = 2
+    return mask
 
 
 @pytest.fixture(params=["fp32", "fp16"])
 def segmenter(request):
-    torch.manual_seed(0)
-    net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(128, 192))).eval()
-    settings = Settings.resolve(reference_defaults(memory=4, interval=2))
-    segmenter = TorchSegmenter(net, settings, "cuda", request.param)
-    frame = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    mask = np.zeros((240, 320), np.uint8)
-    mask[60:120, 80:160] = 1
-    mask[130:190, 200:280] = 2
-    segmenter.step(frame, mask)
+    segmenter = DeviceSegmenter(network(request.param))
+    segmenter.step(noise(), squares())
     for _ in range(12):
-        segmenter.step(frame)
+        segmenter.step(noise())
     return segmenter
 
 
 def test_the_steady_state_never_waits_for_the_host(segmenter):
-    torch.cuda.synchronize()
+    frame = noise()
+    segmenter.network.lane.wait()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(20):
-            segmenter.advance()
+        pending = [segmenter.submit(frame) for _ in range(20)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert all(p.result().shape == SIZE for p in pending)
 
 
 def test_graphs_and_memory_stay_as_they_are(segmenter):
     """Free memory is the driver's own figure."""
-    torch.cuda.synchronize()
-    captured, (free, _) = segmenter.captured_graphs, torch.cuda.mem_get_info()
+    lane, frame = segmenter.network.lane, noise()
+    lane.wait()
+    captured, (free, _) = lane.captured, torch.cuda.mem_get_info()
+    # The frame, the update, and nothing for the first filter, which was learned once.
     assert captured == 2
-    for _ in range(FRAMES):
-        segmenter.advance()
-    torch.cuda.synchronize()
-    assert segmenter.captured_graphs == captured
+    for labels in segmenter.stream(frame for _ in range(FRAMES)):
+        assert labels.shape == SIZE
+    assert lane.captured == captured
     assert torch.cuda.mem_get_info()[0] == free
+
+
+def test_a_replayed_graph_gives_what_plain_calls_give():
+    """One segmenter replays, the other enqueues the same work call by call."""
+    replayed, plain = DeviceSegmenter(network("fp32")), DeviceSegmenter(network("fp32"))
+    plain.network.capturable = False
+    for t in range(20):
+        mask = squares() if t == 0 else None
+        assert (replayed.step(noise(), mask) == plain.step(noise(), mask)).mean() > 0.995, t
+    assert replayed.network.lane.captured == 2 and plain.network.lane.captured == 0
+
+
+def test_graphs_of_a_batch_are_one_per_frame_and_one_per_pace():
+    """And one for the first filters, when a second group of as many objects comes."""
+    together = BatchSegmenter(network("fp16"), 2)
+    frame, mask = noise(), squares()
+    together.step([frame, None], [mask, None])
+    together.step([frame, frame], [None, mask])
+    for _ in range(12):
+        together.step([frame, frame])
+    captured = together.network.lane.captured
+    for _ in range(20):
+        together.step([frame, frame])
+    assert together.network.lane.captured == captured == 4

@@ -1,6 +1,7 @@
 """The device's orchestrator on CPU tensors: the same code, called instead of captured."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from jointrt.runtime.device_segmenter import BatchSegmenter, DeviceSegmenter
 from jointrt.runtime.errors import MaskError, SettingsError
 from jointrt.runtime.replay import Lane
 from jointrt.runtime.settings import Settings
+from jointrt.runtime.video_batch import VideoBatch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SIZE = (120, 160)
@@ -156,32 +159,46 @@ def test_a_state_is_taken_up_exactly(net):
 
 
 class HostWatch(TorchDispatchMode):
-    """Refuses what would make the host wait for a GPU, or a shape depend on values, and copies from the host."""
+    """Refuses what would make the host wait for a GPU, let values decide a shape, or copy from the host."""
 
     WAITS = (
-        *("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "lift_fresh"),
-        *("bincount", "repeat_interleave", "allclose", "_to_cpu", "pin_memory", "set_", "resize_"),
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "is_nonzero",
+        "equal",
+        "_unique2",
+        "lift_fresh",
+        "bincount",
     )
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().removeprefix("aten::").partition(".")[0]
         assert name not in self.WAITS, name
-        for mask in args[1] if name.startswith("index") and isinstance(args[1], (list, tuple)) else ():
-            assert mask is None or mask.dtype not in (torch.bool, torch.uint8), "indexed by a mask"
-        return func(*args, **(kwargs or {}))
+        found = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        assert all(t.device.type == "meta" for t in found), f"{name} takes a tensor of the host"
+        if name in ("index", "index_put"):
+            assert all(i is None or i.dtype == torch.int64 for i in args[1]), "indexed by a mask"
+        result = func(*args, **(kwargs or {}))
+        assert all(t.device.type == "meta" for t in tree_leaves(result) if isinstance(t, torch.Tensor)), name
+        return result
 
 
+@pytest.mark.parametrize("changes", [{}, {"branches": "transduction", "score_resize": "ratio"}])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_frames_and_updates_depend_on_no_value_and_copy_nothing_from_the_host(net, precision):
-    segmenter = DeviceSegmenter(network(net, "cpu", precision))
-    clip = list(video(6))
-    for frame, mask in clip:
-        segmenter.step(frame, mask)
-    batch = segmenter.batch
-    with batch.network.lane.work(), HostWatch():
-        batch._follow()
-        for group in batch.groups:
-            group._update()
+def test_frames_and_updates_neither_wait_for_the_host_nor_read_from_it(net, precision, changes):
+    """On tensors without values, which nothing can read and which work with none of the host."""
+    engines = torch_engines(net, 3, precision, "meta")
+    lane = Lane(torch.device("meta"))
+    batch = VideoBatch(DeviceNetwork(engines, geometry_of(net.config), settings(**changes), lane), 2)
+    batch.ids, batch.size = [[1, 4], [7]], SIZE
+    batch.queue = SimpleNamespace(frames=torch.zeros(2, *SIZE, 3, dtype=torch.uint8, device="meta"))
+    with lane.work():
+        batch._lay_out([0, 0, 1], [(2, 5), (1, 3)])
+        with HostWatch():
+            batch._follow()
+            for group in batch.groups:
+                group._update()
 
 
 def test_what_does_not_fit_is_refused(net):
