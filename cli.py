@@ -561,11 +561,33 @@ def bench(
         int | None, typer.Option(help="Cores to use.", show_default="all that the process may use")
     ] = None,
     periods: Annotated[int, typer.Option(min=3, help="Update periods to time.")] = 6,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
+    backend: Annotated[
+        str, typer.Option(metavar="auto|torch|onnxruntime|tensorrt", help="What runs the engines on a GPU.")
+    ] = "auto",
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.", metavar="FILE")] = None,
 ) -> None:
     """Time a bundle stage by stage over whole update periods at a full memory, beside its trunk alone."""
     from rich.console import Console
 
+    if device != "cpu" or backend != "auto":
+        from .benchmarks import device_bench
+
+        device_bench.run_on_device(
+            bundles or ["lite"],
+            memory=memory or (),
+            json_file=json,
+            device=device,
+            backend=backend,
+            source=source or device_bench.CLIP,
+            mask=mask,
+            objects=objects,
+            periods=periods,
+            interval=interval,
+            branches=branches,
+            threads=threads,
+        )
+        return
     from .benchmarks.bench import CLIP, as_table, measure, write_json
 
     console = Console()

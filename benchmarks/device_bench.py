@@ -5,19 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
 from rich.table import Table
 
 from ..runtime.bundle import Bundle
 from ..runtime.device_backends import load_device_network
 from ..runtime.device_segmenter import DeviceSegmenter
-from ..runtime.errors import OutputError
-from .bench import CLIP, read_clip
+from ..runtime.errors import OutputError, SettingsError
+from ..runtime.masks import read_label_map
+from ..runtime.sources import open_source
+
+CLIP = Path(__file__).resolve().parent.parent / "examples" / "dog.mp4"
+CLIP_FRAMES = 48
+"""Frames of a clip that are decoded, before anything is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,8 @@ def measure_on_device(
     bundle = Bundle.open(name)
     network, runs_on = load_device_network(bundle, device=device, backend=backend, **options)
     segmenter, settings = DeviceSegmenter(network, runs_on), network.settings
-    images, labels = read_clip(source, mask or source.with_suffix(".png"), objects, 48)
+    labels = _chosen_objects(mask or source.with_suffix(".png"), objects)
+    images = [frame.image for frame in open_source(source).frames(0, CLIP_FRAMES)]
     frames = cycle([*images, *images[-2:0:-1]])
     segmenter.step(next(frames), labels)
     # Ends at the beginning of a period, with all slots filled, and with whatever is captured captured.
@@ -87,6 +96,38 @@ def measure_on_device(
     size = (images[0].shape[0], images[0].shape[1])
     used = dataclasses.asdict(settings)
     return DeviceMeasurement(str(name), bundle.fingerprint, runs_on, used, objects, size, steps, queued)
+
+
+def _chosen_objects(mask: Path, objects: int) -> NDArray[np.uint8]:
+    """As many objects of a mask as asked for, those of the largest ids."""
+    labels = read_label_map(mask)
+    ids = [int(i) for i in np.unique(labels) if i][::-1]
+    if not 1 <= objects <= len(ids):
+        raise SettingsError(f"objects is {objects}: {mask} holds {len(ids)}")
+    return np.where(np.isin(labels, ids[:objects]), labels, 0).astype(np.uint8)
+
+
+def run_on_device(
+    bundles: Sequence[str], *, memory: Sequence[int] = (), json_file: Path | None = None, **options: Any
+) -> None:
+    """Measure every bundle at every size of the memory, show a table of each, write the figures.
+
+    Args:
+        bundles: names or folders.
+        memory: sizes; the bundle's own if empty.
+        json_file: where the figures go.
+        options: see `measure_on_device`.
+    """
+    console = Console()
+    console.width = max(console.width, 100)
+    results = []
+    for name in bundles:
+        for size in memory or (None,):
+            with console.status(f"timing {name}"):
+                results.append(measure_on_device(name, memory=size, **options))
+            console.print(as_table(results[-1]))
+    if json_file is not None:
+        write_json(results, json_file)
 
 
 def as_table(result: DeviceMeasurement) -> Table:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle
 from .cuda_devices import query_cuda_driver
-from .errors import DependencyError, DeviceError, SettingsError
+from .errors import DependencyError, DeviceError, JointError, SettingsError
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -161,6 +161,27 @@ def _import_torch() -> Any:
         raise DependencyError(
             "torch is not installed, which orders the work on a device: install it with `pip install 'jointrt[gpu]'`"
         ) from None
+
+
+def backend_problem(backend: str) -> str | None:
+    """Why a backend could not be used on the first GPU, whatever the bundle; None if nothing speaks against it."""
+    needs = {"torch": ("torch", "safetensors"), "onnxruntime": ("torch", "onnxruntime"), "tensorrt": ()}[backend]
+    missing = [name for name in needs if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed (extra: gpu)"
+    if backend == "tensorrt" and not any(importlib.util.find_spec(m) for m in ("tensorrt", "tensorrt_rtx")):
+        return "neither tensorrt nor tensorrt-rtx is installed (extras of these names)"
+    if backend == "onnxruntime":
+        ort = importlib.import_module("onnxruntime")
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            return f"onnxruntime {ort.__version__} is the package for CPUs (extra: gpu)"
+    try:
+        _refuse_missing_driver("cuda")
+        if "torch" in needs:
+            _refuse_unfit_torch("cuda")
+    except JointError as error:
+        return str(error)
+    return None
 
 
 def load_device_network(

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from .bundle import Bundle, installed_bundles
 from .cuda_devices import query_cuda_driver
+from .device_backends import BACKENDS, backend_problem, runs_on_device
 from .engine import import_onnxruntime
 from .errors import DependencyError, JointError
 from .segmenter import Segmenter
@@ -51,7 +52,7 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        part: "versions", "devices", "providers" or "bundles".
+        part: "versions", "devices", "providers", "backends" or "bundles".
         name: what was looked at.
         found: what was found.
         works: whether it can be used; None where it is neither needed nor wrong.
@@ -76,8 +77,8 @@ class Report:
 
 
 def examine() -> Report:
-    """Look at everything. Bundles are loaded, tiny sessions are run; torch and TensorRT are not imported."""
-    return Report((*_versions(), *_devices(), *_providers(), *_bundles()))
+    """Look at everything. Bundles are loaded, tiny sessions are run; torch is imported where there is a GPU."""
+    return Report((*_versions(), *_devices(), *_providers(), *_backends(), *_bundles()))
 
 
 def print_report(report: Report) -> None:
@@ -173,6 +174,14 @@ def _try_provider(ort: Any, provider: str) -> str | None:
     return None if doubled[0] == 42 else f"computes 21 + 21 = {doubled[0]}"
 
 
+def _backends() -> Iterator[Finding]:
+    """What `--device cuda --backend NAME` would meet, the bundle apart."""
+    problem = query_cuda_driver().problem
+    for name, backend in BACKENDS.items():
+        found = problem or backend_problem(name)
+        yield Finding("backends", f"cuda, {name}", found or f"{backend.title} can be used", None if found else True)
+
+
 def _bundles() -> Iterator[Finding]:
     folders = installed_bundles()
     if not folders:
@@ -180,8 +189,10 @@ def _bundles() -> Iterator[Finding]:
     for folder in folders:
         try:
             began = time.perf_counter()
-            manifest = Bundle.open(folder).manifest
-            Segmenter.load(folder)
+            bundle = Bundle.open(folder)
+            manifest = bundle.manifest
+            if not runs_on_device(bundle, "auto", "cpu"):
+                Segmenter.load(folder)
             seconds = time.perf_counter() - began
         except JointError as error:
             yield Finding("bundles", folder.name, str(error), False)

@@ -1,8 +1,11 @@
 """Which backend is taken, what is refused, and the whole way from the command line, on the CPU."""
 
+import json
+
 import numpy as np
 import pytest
 from jointrt.export.onnx_build import build_onnx_bundle
+from jointrt.runtime import device_backends, doctor
 from jointrt.runtime.cuda_devices import query_cuda_driver
 from jointrt.runtime.device_backends import choose_backend, load_batch_segmenter
 from jointrt.runtime.device_segmenter import DeviceSegmenter
@@ -126,6 +129,28 @@ def test_a_run_by_the_device_s_orchestrator(tiny_bundle, clip, tmp_path, monkeyp
     for t in range(5):
         maps = [np.array(Image.open(tmp_path / out / "masks" / f"{t:05d}.png")) for out in "ab"]
         assert shared_area(*(m > 0 for m in maps)) > 0.99
+
+
+def test_a_bundle_is_timed_by_the_device_s_orchestrator(tiny_bundle, tmp_path, monkeypatch, capsys):
+    common = ("--bundle", tiny_bundle.folder, "--backend", "torch", "--periods", 3, "--memory", 2)
+    assert command(monkeypatch, "bench", *common, "--json", tmp_path / "b.json") == 0
+    assert "frames/s, queued" in capsys.readouterr().out
+    (run,) = json.loads((tmp_path / "b.json").read_text())["runs"]
+    assert run["runs_on"] == "PyTorch on the CPU: as asked for"
+    assert len(run["steps"]) == 6 and min(run["steps"]) > 0 and run["queued"] > 0
+
+
+def test_a_machine_without_a_gpu_says_so_of_every_backend():
+    found = {f.name: f for f in doctor.examine().findings if f.part == "backends"}
+    assert set(found) == {"cuda, tensorrt", "cuda, torch", "cuda, onnxruntime"}
+    if query_cuda_driver().problem is not None:
+        assert {f.found for f in found.values()} == {"no NVIDIA driver"}
+
+
+def test_each_backend_names_what_it_lacks(monkeypatch):
+    monkeypatch.setattr(device_backends.importlib.util, "find_spec", lambda name: None)
+    assert "torch and safetensors" in device_backends.backend_problem("torch")
+    assert "neither tensorrt nor tensorrt-rtx" in device_backends.backend_problem("tensorrt")
 
 
 @NO_GPU
