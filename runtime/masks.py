@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ def write_label_map(path: Path, labels: NDArray[np.uint8]) -> None:
     """
     image = Image.fromarray(labels)
     image.putpalette(_PALETTE)
-    part = path.with_name(f".{path.name}.part")
+    # A name of its own length: that of the frame may be as long as the file system allows.
+    part = path.with_name(f".{os.getpid()}.part")
     try:
         image.save(part, format="PNG")
         part.replace(path)

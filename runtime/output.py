@@ -58,8 +58,8 @@ class OutputFolder:
         if not held or overwrite:
             return
         if not resume:
-            unfinished = ", --resume to go on," if self.record.exists() else ""
-            raise OutputError(f"{self.path} holds {held}: give{unfinished} --overwrite to replace, or another -o")
+            unfinished = "--resume to go on, " if self.record.exists() else ""
+            raise OutputError(f"{self.path} holds {held}: give {unfinished}--overwrite to replace, or another -o")
         if not self.record.exists():
             raise OutputError(
                 f"{self.path} holds {held} and no unfinished run: nothing to resume; --overwrite replaces"
@@ -67,7 +67,7 @@ class OutputFolder:
 
     def _held(self) -> str:
         count = len(list(self.masks.glob("*.png")))
-        found = [f"{count} masks"] if count else []
+        found = ["1 mask" if count == 1 else f"{count} masks"] if count else []
         return " and ".join(found + ["an overlay"] * self.overlay.exists())
 
     def refuse_other_run(self, record: Mapping[str, Any]) -> bool:

@@ -214,7 +214,8 @@ class Job:
         except JointError as error:
             self._keep(work)
             if count := restart.done + sink.written:
-                raise type(error)(f"{error}; {count} masks are complete in {self.output.masks}") from None
+                complete_masks = "1 mask is" if count == 1 else f"{count} masks are"
+                raise type(error)(f"{error}; {complete_masks} complete in {self.output.masks}") from None
             raise
         except BaseException:
             self.output.retract()

@@ -101,7 +101,8 @@ def open_source(path: str | Path) -> VideoFile | ImageFolder:
             return VideoFile(path)
     except OSError as error:
         raise VideoError(f"{path} cannot be read: {error.strerror or error}") from None
-    raise VideoError(f"{path} does not exist: expected a video file or a folder of images")
+    found = "is neither a file nor a folder" if path.exists() else "does not exist"
+    raise VideoError(f"{path} {found}: expected a video file or a folder of images")
 
 
 class VideoFile:
@@ -364,7 +365,7 @@ class ImageFolder:
             file = self.files[index]
             try:
                 with Image.open(file) as opened:
-                    image = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+                    image = _rgb(ImageOps.exif_transpose(opened), file)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise VideoError(f"{file} cannot be read as an image: {error}") from None
             if image.shape[:2] != self.size:
@@ -373,6 +374,16 @@ class ImageFolder:
                     f"{self.size[1]}x{self.size[0]}: expected images of one size"
                 )
             yield Frame(index, file.stem, image, index * self.time_base, self.time_base)
+
+
+def _rgb(image: Image.Image, file: Path) -> NDArray[np.uint8]:
+    """(H, W, 3); of 16-bit grey the upper 8 bits, as Pillow itself takes them from 16-bit colour."""
+    if image.mode.startswith("I;16"):
+        grey = (np.array(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise VideoError(f"{file} holds 32-bit values of unknown range: expected 8 or 16 bits per channel; convert it")
+    return np.array(image.convert("RGB"))
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:

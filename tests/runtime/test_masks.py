@@ -53,6 +53,12 @@ def test_failed_write_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["00000.png"]
 
 
+def test_names_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("n" * 251 + ".png")
+    write_label_map(path, squares(1))
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     ("image", "ids"),
     [

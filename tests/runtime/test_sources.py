@@ -1,3 +1,4 @@
+import os
 from fractions import Fraction
 
 import av
@@ -110,6 +111,7 @@ def test_files_that_are_no_video_are_refused_in_one_line(tmp_path):
     (tmp_path / "text.txt").write_text("a text that a terminal could show\n" * 50)
     Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     whole = write_video(tmp_path / "whole.mp4", pictures(9), range(9), Fraction(1, 25), rate=25)
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:-200])
     for name, said in {
@@ -119,6 +121,7 @@ def test_files_that_are_no_video_are_refused_in_one_line(tmp_path):
         "text.txt": "text",
         "image.png": "a single image",
         "folder": "holds no frame",
+        "pipe": "neither a file nor a folder",
         "cut.mp4": "truncated",
     }.items():
         with pytest.raises(VideoError, match=said) as caught:
@@ -148,6 +151,18 @@ def test_folder_is_read_in_natural_order(tmp_path):
     assert [(frame.name, int(frame.image.mean())) for frame in frames] == [("1", 1), ("2", 2), ("10", 10)]
     assert source.index_of("10") == 2
     assert source.size == (30, 40)
+
+
+def test_16_bit_grey_keeps_its_brightness(tmp_path):
+    grey = pictures(3)[2][..., 0]
+    image = grey.astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / "0.png"), image)
+    cv2.imwrite(str(tmp_path / "1.tif"), image)
+    for frame in open_source(tmp_path).frames():
+        assert np.array_equal(frame.image, np.repeat(grey[..., None], 3, axis=2)), frame.name
+    Image.fromarray(image.astype(np.float32)).save(tmp_path / "2.tif")
+    with pytest.raises(VideoError, match=r"2\.tif holds 32-bit values"):
+        list(open_source(tmp_path).frames())
 
 
 def test_natural_order_ignores_case_and_leading_zeros_only():
