@@ -20,8 +20,8 @@ OUTSIDE = -100.0
 """Score of a pixel that the crop does not cover."""
 
 
-SIZE_TOLERANCE = np.float32(1 + 1e-6)
-"""Relative noise of a sample's size: some units in the last place."""
+SIZE_TOLERANCE = np.float32(1 + 2**-21)
+"""Relative noise of a sample's size: four units in the last place."""
 
 
 def vector(values: Any) -> Vector:
