@@ -35,6 +35,7 @@ class DeviceNetwork:
     Attributes:
         capacity: slots of the memory.
         capturable: whether calls may be captured in a CUDA graph.
+        alignment: bytes; TensorRT takes no address that is not a multiple of 256.
 
     Raises:
         BundleError: graphs do not fit one another.
@@ -46,6 +47,7 @@ class DeviceNetwork:
         self.geometry = geometry
         self.settings = settings
         self.lane = lane
+        self.alignment = 256 if lane.device.type == "cuda" else 1
         self.capturable = all(engine.capturable for engine in self.engines.values())
         self.ports: dict[str, Port] = {}
         for graph, engine in self.engines.items():
@@ -73,13 +75,28 @@ class DeviceNetwork:
         batch = next(iter(chosen.values())).shape[0]
         most = engine.max_batch or batch
         calls = [
-            engine.bind({name: device_array(t[first : first + most]) for name, t in chosen.items()})
+            self._bind_part(engine, {name: t[first : first + most] for name, t in chosen.items()})
             for first in range(0, batch, most)
         ]
 
         def enqueue() -> None:
             for call in calls:
-                call.enqueue(self.lane.handle)
+                call()
+
+        return enqueue
+
+    def _bind_part(self, engine: DeviceEngine, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
+        """One call. What does not begin at a multiple of `alignment`, such as a later object's flags, is copied."""
+        staged = {n: (t, torch.empty_like(t)) for n, t in tensors.items() if t.data_ptr() % self.alignment}
+        placed = {**tensors, **{name: copy for name, (_, copy) in staged.items()}}
+        bound = engine.bind({name: device_array(tensor) for name, tensor in placed.items()})
+
+        def enqueue() -> None:
+            for tensor, copy in staged.values():
+                copy.copy_(tensor)
+            bound.enqueue(self.lane.handle)
+            for tensor, copy in staged.values():
+                tensor.copy_(copy)
 
         return enqueue
 

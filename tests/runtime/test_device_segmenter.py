@@ -131,6 +131,31 @@ def test_videos_in_one_batch_are_followed_as_each_alone(net, device):
     assert together.object_ids(1) == ()
 
 
+class Divided:
+    """An engine that carries one object per call and takes aligned addresses only."""
+
+    capturable, max_batch = False, 1
+
+    def __init__(self, engine, alignment):
+        self.engine, self.alignment, self.ports = engine, alignment, engine.ports
+
+    def bind(self, arrays):
+        assert all(array.shape[0] == 1 and array.address % self.alignment == 0 for array in arrays.values())
+        return self.engine.bind(arrays)
+
+
+def test_a_batch_is_divided_and_aligned_for_engines_that_need_it(net):
+    """Tensors on the CPU begin at multiples of 64; a second object's flags and denominators do not."""
+    whole, divided = network(net), network(net)
+    divided.engines = {name: Divided(engine, 64) for name, engine in divided.engines.items()}
+    divided.alignment = 64
+    one, other = DeviceSegmenter(whole), DeviceSegmenter(divided)
+    for t, (frame, mask) in enumerate(video(8, second=0)):
+        assert (one.step(frame, mask) == other.step(frame, mask)).mean() > 0.995, t
+    maps = [s.batch.tensors["probability"] for s in (one, other)]
+    assert (maps[0] - maps[1]).abs().max() < 1e-3
+
+
 def test_frames_may_be_queued_ahead(net):
     shared = network(net)
     segmenter = DeviceSegmenter(shared)
