@@ -134,6 +134,8 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
     if unscored:
         count = f"{len(unscored)} of {len(sequences)} sequences"
         display.note(f"not scored, as nothing but the given masks is annotated: {count}: {few(unscored)}")
+    if "backend" in maker:
+        display.note(f"runs with the backend {maker['backend']} on {maker['device']}")
     display.begin(sum(job.frames for job in jobs), 0)
     outcomes = _run_all(request, jobs, display)
     scores = tuple(score for outcome in outcomes for score in outcome.scores)

@@ -18,7 +18,7 @@ from torch import Tensor
 from .crop import OUTSIDE
 from .device_geometry import DeviceWindow, cut_images, paste_logits, search_windows, soft_aggregation, update_state
 from .device_network import DeviceNetwork, FewShotLearner
-from .errors import SettingsError
+from .errors import DeviceError, SettingsError
 from .frame_queue import FrameQueue, Pending
 from .object_group import WINDOW, ObjectGroup, first_sample
 from .replay import Replay
@@ -58,7 +58,8 @@ class VideoBatch:
     Attributes:
         ids: per video, its objects in the order in which they appeared.
         groups: objects that appeared in one call, in that order.
-        probability: merged probability maps (B, H, W) of all objects, on the device.
+        tensors: state, memories and what is computed in between, the first axis counting all objects; `probability` are
+            the merged maps (B, H, W) of the last frame.
     """
 
     def __init__(self, network: DeviceNetwork, videos: int) -> None:
@@ -91,6 +92,7 @@ class VideoBatch:
         Raises:
             MaskError: a video has no object to follow, or a mask does not fit.
             SettingsError: a frame is misshapen, or there are more or fewer than V.
+            DeviceError: the device's memory does not hold the objects.
         """
         masks = masks or [None] * self.videos
         if len(frames) != self.videos or len(masks) != self.videos:
@@ -99,16 +101,23 @@ class VideoBatch:
             )
         new = self._check(frames, masks)
         lane = self.network.lane
-        with lane.work():
-            if self.size is None:
-                self.size = next((f.shape[0], f.shape[1]) for f in frames if f is not None)
-                self.queue = FrameQueue(lane, (self.videos, *self.size))
-            self.queue.upload(frames)
-            if self._owners:
-                self.advance()
-            if new:
-                self._add(frames, masks, new)
-            return self.queue.download(self.labels)
+        try:
+            with lane.work():
+                if self.size is None:
+                    self.size = next((f.shape[0], f.shape[1]) for f in frames if f is not None)
+                    self.queue = FrameQueue(lane, (self.videos, *self.size))
+                self.queue.upload(frames)
+                if self._owners:
+                    self.advance()
+                if new:
+                    self._add(frames, masks, new)
+                return self.queue.download(self.labels)
+        except torch.OutOfMemoryError:
+            count = sum(len(ids) for ids in self.ids)
+            raise DeviceError(
+                f"the GPU's memory does not hold {count} objects with {self.network.capacity} frames each: follow "
+                "fewer, or lower --memory"
+            ) from None
 
     def _check(
         self, frames: Sequence[NDArray[np.uint8] | None], masks: Sequence[NDArray[Any] | None]
