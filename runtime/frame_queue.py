@@ -68,6 +68,12 @@ class FrameQueue:
             self._inward, self._outward = (torch.cuda.Stream(lane.device) for _ in range(2))
         lane.wait()
 
+    def drain(self) -> None:
+        """Take over all label maps on their way; the buffers may be freed then."""
+        for slot in self._slots:
+            if slot.pending is not None:
+                slot.pending.result()
+
     def upload(self, images: Sequence[NDArray[np.uint8] | None]) -> None:
         """Enqueue the copy of the next frames to `frames`; a video without one keeps some earlier frame."""
         slot = self._slots[self._turn]

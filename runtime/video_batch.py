@@ -66,11 +66,15 @@ class VideoBatch:
         self.network = network
         self.videos = videos
         self.learners: dict[int, FewShotLearner] = {}
+        self.queue: FrameQueue | None = None
         self.clear()
 
     def clear(self) -> None:
         """Forget all objects; the next frames may have any size."""
         self.network.lane.wait()
+        if self.queue is not None:
+            self.queue.drain()
+        self.queue = None
         self.ids: list[list[int]] = [[] for _ in range(self.videos)]
         self.groups: list[ObjectGroup] = []
         self.tensors: dict[str, Tensor] = {}
@@ -103,7 +107,7 @@ class VideoBatch:
         lane = self.network.lane
         try:
             with lane.work():
-                if self.size is None:
+                if self.queue is None:
                     self.size = next((f.shape[0], f.shape[1]) for f in frames if f is not None)
                     self.queue = FrameQueue(lane, (self.videos, *self.size))
                 self.queue.upload(frames)
@@ -292,7 +296,7 @@ class VideoBatch:
         """A frame of all objects: a function of the tensors alone."""
         network, t = self.network, self.tensors
         geometry, size = network.geometry, self.size
-        assert size is not None
+        assert size is not None and self.queue is not None
         pos, scale = update_state(t["probability"], t["pos"], t["scale"], t["base_size"])
         t["pos"].copy_(pos)
         t["scale"].copy_(scale)

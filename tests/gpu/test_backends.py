@@ -9,9 +9,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
-def test_a_bundle_on_a_gpu_gives_the_masks_of_the_cpu(tiny_bundle, tmp_path, disc, backend):
+def test_a_bundle_on_a_gpu_gives_the_masks_of_the_cpu(request, tmp_path, disc, backend):
     if problem := backend_problem(backend):
         pytest.skip(problem)
+    for library in ("av", "onnxruntime", "onnxscript"):
+        pytest.importorskip(library, reason=f"{library}, with which bundles are made, is not installed")
+    tiny_bundle = request.getfixturevalue("tiny_bundle")
     folder = tiny_bundle.folder
     if backend == "onnxruntime":
         from jointrt.export.onnx_build import build_onnx_bundle
