@@ -64,8 +64,6 @@ class FrameQueue:
         self.frames = torch.zeros(*shape, 3, dtype=torch.uint8, device=lane.device)
         self._slots = [_Slot(shape, lane.device) for _ in range(DEPTH if lane.stream is not None else 1)]
         self._turn = 0
-        if lane.stream is not None:
-            self._inward, self._outward = (torch.cuda.Stream(lane.device) for _ in range(2))
         lane.wait()
 
     def drain(self) -> None:
@@ -83,28 +81,30 @@ class FrameQueue:
         for place, image in zip(host, images, strict=True):
             if image is not None:
                 np.copyto(place, image)
-        if self.lane.stream is None:
+        lane = self.lane
+        if lane.stream is None or lane.inward is None:
             self.frames.copy_(slot.host_frames)
             return
-        with torch.cuda.stream(self._inward):
+        with torch.cuda.stream(lane.inward):
             slot.frames.copy_(slot.host_frames, non_blocking=True)
-            slot.arrived.record(self._inward)
-        self.lane.stream.wait_event(slot.arrived)
+            slot.arrived.record(lane.inward)
+        lane.stream.wait_event(slot.arrived)
         self.frames.copy_(slot.frames)
 
     def download(self, labels: Tensor) -> Pending:
         """Enqueue the copy of the label maps that belong to the frames uploaded last."""
         slot = self._slots[self._turn]
         self._turn = (self._turn + 1) % len(self._slots)
-        if self.lane.stream is None:
+        lane = self.lane
+        if lane.stream is None or lane.outward is None:
             slot.host_labels.copy_(labels)
             slot.pending = Pending(slot.host_labels, None)
         else:
             slot.labels.copy_(labels)
-            slot.ready.record(self.lane.stream)
-            self._outward.wait_event(slot.ready)
-            with torch.cuda.stream(self._outward):
+            slot.ready.record(lane.stream)
+            lane.outward.wait_event(slot.ready)
+            with torch.cuda.stream(lane.outward):
                 slot.host_labels.copy_(slot.labels, non_blocking=True)
-                slot.done.record(self._outward)
+                slot.done.record(lane.outward)
             slot.pending = Pending(slot.host_labels, slot.done)
         return slot.pending

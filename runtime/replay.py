@@ -18,12 +18,16 @@ class Lane:
 
     Attributes:
         captured: CUDA graphs captured so far; constant in the steady state.
+        inward, outward: streams for the copies from and to the host; None for CPU tensors.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.captured = 0
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Made once: torch deals streams from a small pool in turn, so that later ones would be the same again.
+        self.stream, self.inward, self.outward = (
+            torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(3)
+        )
 
     @property
     def handle(self) -> int:
