@@ -81,12 +81,12 @@ def test_sixty_replacements_leave_no_trace(net):
     for slot in range(CAPACITY):
         fresh, _, valid = remember(query, update, stored[slot], slot, fresh, valid)
     again = fresh[2] / fresh[3]
-    assert (attended - again).norm() / again.norm() < 1e-5
+    assert (attended - again).norm() / again.norm() < 1e-6
 
     # Against eq. 2 in fp32, from the same rounded features.
     tokens = torch.cat([stored[s].float() for s in range(CAPACITY)], 1)
     exact = net.transformer.self_attention(tokens, tokens, tokens).view_as(again)
-    assert (attended - exact).norm() / exact.norm() < 2e-3
+    assert (attended - exact).norm() / exact.norm() < 1e-4
 
     E = torch.rand(1, CAPACITY, n, net.config.encoding_channels)
     x = frames(net, 1)[0]
@@ -98,7 +98,7 @@ def test_sixty_replacements_leave_no_trace(net):
         encoded.flatten(0, 1)[None],
         E.flatten(1, 2),
     )
-    assert (found - wanted).norm() / wanted.norm() < 5e-3
+    assert (found - wanted).norm() / wanted.norm() < 2e-3
 
 
 def samples(net):
@@ -110,8 +110,8 @@ def samples(net):
     return z.half(), E, W, torch.tensor([[0.4, 0.3, 0.3, 0.0]]), torch.zeros(1, 9 * D, C)
 
 
-@pytest.mark.parametrize(("steps", "limit"), [(3, 1e-3), (20, 3e-3)])
-def test_few_shot_steps_in_half_precision_end_where_those_in_fp32_do(net, steps, limit):
+@pytest.mark.parametrize("steps", [3, 20])
+def test_few_shot_steps_in_half_precision_end_where_those_in_fp32_do(net, steps):
     half = [kind(net, CAPACITY) for kind in (HalfResidual, HalfStep)]
     whole = [kind(net, CAPACITY) for kind in (FixedResidualGraph, FixedStepGraph)]
     z, *rest, start = samples(net)
@@ -122,7 +122,7 @@ def test_few_shot_steps_in_half_precision_end_where_those_in_fp32_do(net, steps,
         for _ in range(steps):
             omega, residual = step(features, weights, omega, residual)
         filters.append(omega)
-    assert (filters[0] - filters[1]).norm() / filters[1].norm() < limit
+    assert (filters[0] - filters[1]).norm() / filters[1].norm() < 3e-4
 
 
 @pytest.mark.parametrize("steps", [3, 20])
