@@ -12,6 +12,7 @@ from jointrt.runtime.errors import JointError, OutputError, SettingsError, Video
 from jointrt.runtime.masks import read_label_map, write_label_map
 from jointrt.runtime.pipeline import DEPTH, overlapped
 from jointrt.runtime.run import Job, Request
+from jointrt.runtime.segmenter import Computed
 from jointrt.runtime.sources import open_source
 from PIL import Image
 
@@ -28,7 +29,7 @@ class ColourFollower:
         self.steps = 0
         self.before_step = before_step
 
-    def step(self, frame, mask=None):
+    def submit(self, frame, mask=None):
         self.before_step(self.steps)
         self.steps += 1
         labels = np.zeros(frame.shape[:2], np.uint8)
@@ -42,7 +43,7 @@ class ColourFollower:
                 if object_id not in self.colours:
                     labels[mask == object_id] = object_id
                     self.colours[object_id] = frame[mask == object_id].mean(0)
-        return labels
+        return Computed(labels)
 
     def state_dict(self):
         return {"ids": np.array(list(self.colours)), "colours": np.array(list(self.colours.values()))}
