@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ..runtime.bundle import MANIFEST, Bundle, sha256_of
 from ..runtime.errors import BundleError, OutputError, SettingsError
 from ..runtime.manifest import FORMAT_VERSION, Defaults, Manifest
@@ -76,6 +78,20 @@ def parse_crop(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def check_defaults(memory: int, interval: int, max_objects: int) -> Defaults:
+    """Settings that a bundle may have by default.
+
+    Raises:
+        SettingsError: one is out of its range.
+    """
+    try:
+        return Defaults(memory=memory, interval=interval, max_objects=max_objects)
+    except ValidationError as error:
+        first = error.errors()[0]
+        expected = first["msg"].removeprefix("Input should be ")
+        raise SettingsError(f"{first['loc'][0]} is {first['input']}: expected a number {expected}") from None
+
+
 def export_bundle(
     weights: Path,
     out: Path,
@@ -104,16 +120,17 @@ def export_bundle(
         progress: told what is being done.
 
     Raises:
+        SettingsError: crop or a default is out of its range.
         WeightsError: the weights cannot be used.
         BundleError: the gate failed; nothing is left behind.
         OutputError: `out` cannot be written.
     """
+    defaults = check_defaults(memory, interval, max_objects)
     net, provenance = load_network(weights)
     if half_weights:
         net = rounded(net)
     if crop is not None:
         net = with_crop(net, check_crop(crop))
-    defaults = Defaults(memory=memory, interval=interval, max_objects=max_objects)
     with replaced_folder(out, overwrite) as folder:
         graphs = {}
         for kind in GRAPHS:

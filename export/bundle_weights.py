@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ..model.config import ModelConfig
 from ..model.network import JointNet
 from ..runtime.bundle import Bundle
 from ..runtime.errors import BundleError
@@ -39,4 +38,4 @@ def bundle_network(bundle: Bundle, weights: Path | None = None) -> JointNet:
             f"{path} has sha256 {provenance.sha256[:12]}..., {bundle.folder} was made from "
             f"{bundle.manifest.weights.sha256[:12]}...: give the weights it was made from with --weights"
         )
-    return with_crop(net, ModelConfig.from_dict(bundle.manifest.model).crop_size)
+    return with_crop(net, bundle.manifest.geometry.crop_size)

@@ -16,6 +16,21 @@ from .manifest import FORMAT_VERSION, Manifest
 MANIFEST = "manifest.json"
 ENGINES = Path(__file__).resolve().parent.parent / "engines"
 """Where bundles that are named rather than given by path lie."""
+ONNX_GRAPHS = (
+    "backbone",
+    "transformer_query",
+    "memory_encode",
+    "memory_add",
+    "memory_replace",
+    "memory_read",
+    "label_encoder",
+    "few_shot_residual",
+    "few_shot_step",
+    "decoder",
+)
+"""Graphs that a bundle for ONNX Runtime holds."""
+CROP_PORTS = ("crop", "mask", "logits")
+"""Ports whose last two axes are a crop's height and width."""
 
 
 def sha256_of(path: Path) -> str:
@@ -70,6 +85,7 @@ class Bundle:
         folder = find_bundle(bundle)
         manifest = _read_manifest(folder)
         _check_files(folder, manifest)
+        _check_graphs(folder, manifest)
         return cls(folder, manifest)
 
     def path(self, file: str) -> Path:
@@ -139,3 +155,17 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"{path} has sha256 {found[:12]}..., expected {expected[:12]}...: it was changed; {_mend(folder)}"
             )
+
+
+def _check_graphs(folder: Path, manifest: Manifest) -> None:
+    lacking = [name for name in ONNX_GRAPHS if name not in manifest.graphs]
+    if manifest.backend == "onnx" and lacking:
+        raise BundleError(f"{folder / MANIFEST} lists no graph {', '.join(lacking)}; {_mend(folder)}")
+    height, width = manifest.geometry.crop_size
+    for name, record in manifest.graphs.items():
+        for port in (*record.inputs, *record.outputs):
+            if port.name in CROP_PORTS and port.shape[-2:] != (height, width):
+                raise BundleError(
+                    f"{folder / MANIFEST}: {port.name!r} of graph {name!r} has shape {port.shape}, but crops are "
+                    f"{height}x{width}; {_mend(folder)}"
+                )

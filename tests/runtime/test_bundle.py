@@ -99,3 +99,14 @@ def test_shapes_that_do_not_fit(copy):
 def test_an_unknown_name():
     with pytest.raises(BundleError, match="no bundle called"):
         Bundle.open("no-such-bundle")
+
+
+def test_a_manifest_without_a_graph_or_with_another_crop(copy):
+    before = (copy / "manifest.json").read_text()
+    values = json.loads(before)
+    del values["graphs"]["decoder"]
+    (copy / "manifest.json").write_text(json.dumps(values))
+    assert "jointrt export" in refused(copy, "lists no graph decoder")
+    (copy / "manifest.json").write_text(before)
+    edit(copy, geometry__crop_size=[96, 128])
+    assert "jointrt export" in refused(copy, r"shape \('B', 3, 64, 128\), but crops are 96x128")

@@ -1,0 +1,11 @@
+import pytest
+from jointrt.export.bundle_export import export_bundle
+from jointrt.runtime.errors import SettingsError
+
+
+@pytest.mark.parametrize("change", [{"memory": 0}, {"memory": 300}, {"interval": 0}, {"max_objects": 256}])
+def test_defaults_out_of_range_are_refused_before_anything_is_read(tmp_path, change):
+    name, value = next(iter(change.items()))
+    with pytest.raises(SettingsError, match=f"{name} is {value}: expected a number"):
+        export_bundle(tmp_path / "none.safetensors", tmp_path / "out", **change)
+    assert not list(tmp_path.iterdir())
