@@ -133,6 +133,8 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
     """
     if request.frames is not None and request.frames < 2:
         raise SettingsError(f"frames is {request.frames}: expected 2 or more, as the first one's mask is given")
+    if request.sequences and request.root is None:
+        raise SettingsError("--sequences chooses from a data set: give it with --data")
     if request.curve is not None and (request.curve.is_dir() or not request.curve.parent.is_dir()):
         raise OutputError(f"{request.curve} cannot be written: expected a file in a folder that exists")
     tested = Bundle.open(request.bundle)
@@ -265,12 +267,14 @@ def _failures(
 def draw_drift(clips: list[ClipComparison], path: Path) -> None:
     """IoU by frame, one line per clip, as PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     for clip in clips:
         axes.plot(range(1, len(clip.iou) + 1), clip.iou, label=clip.name)
     axes.set_xlabel("frame")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("IoU of both masks")
     axes.set_ylim(top=1.002)
     axes.grid(alpha=0.3)

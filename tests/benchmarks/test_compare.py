@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 from jointrt.benchmarks.compare import CompareRequest, compare, paired_bootstrap
+from jointrt.runtime.errors import SettingsError
 from jointrt.runtime.masks import write_label_map
 
 
@@ -41,6 +42,11 @@ def test_a_bundle_agrees_with_its_network_and_a_tight_floor_fails(tiny_bundle, d
     assert cv2.imread(str(curve)).shape[2] == 3
     failed = compare(CompareRequest(**request, max_error=1e-12), Silent()).failures
     assert any(line.startswith("backbone") for line in failed)
+
+
+def test_sequences_without_a_data_set_are_refused():
+    with pytest.raises(SettingsError, match="--data"):
+        compare(CompareRequest(bundle="lite", sequences=("a",)), Silent())
 
 
 def test_the_interval_covers_what_the_normal_theory_says():
