@@ -5,7 +5,6 @@ Networks are strongly typed: what is computed in which precision stands in the g
 
 from __future__ import annotations
 
-import importlib
 import re
 import tempfile
 from collections.abc import Callable
@@ -17,34 +16,16 @@ import onnx
 
 from ..runtime.bundle import Bundle, sha256_of
 from ..runtime.cuda_devices import query_cuda_driver
-from ..runtime.errors import BundleError, DependencyError, DeviceError, OutputError, SettingsError
+from ..runtime.errors import BundleError, DeviceError, OutputError, SettingsError
 from ..runtime.manifest import FORMAT_VERSION, GraphRecord, Manifest, Port, TensorRTRecord
+from ..runtime.tensorrt_library import MODULES, TensorRTBackend, error_logger, import_tensorrt
 from .bundle_export import replaced_folder, tool_versions, write_manifest
 from .bundle_weights import bundle_network
 from .fixed_memory import gpu_graphs
 from .onnx_export import OPSET, export_graph
 from .precision import HALF, misplaced_islands, port_type, to_half
 
-TensorRTBackend = Literal["tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp16", "fp32"]
-_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-
-
-def import_tensorrt(backend: TensorRTBackend) -> Any:
-    """The Python module of a backend; importing it needs no GPU.
-
-    Raises:
-        DependencyError: it is not installed; names the extra that brings it.
-    """
-    try:
-        module = importlib.import_module(_MODULES[backend])
-        module.Builder  # noqa: B018 - a half-removed installation imports as an empty namespace
-    except (ImportError, AttributeError, OSError) as error:
-        found = str(error).splitlines()[0][:120] if str(error) else "not found"
-        raise DependencyError(
-            f"{backend} cannot be imported ({found}): install it with `pip install 'jointrt[{backend}]'`"
-        ) from None
-    return module
 
 
 def parse_targets(text: str | None) -> tuple[int, ...]:
@@ -89,8 +70,8 @@ class BuildOptions:
         Raises:
             SettingsError: a value is not.
         """
-        if backend not in _MODULES:
-            raise SettingsError(f"backend is {backend!r}: expected one of {', '.join(_MODULES)}")
+        if backend not in MODULES:
+            raise SettingsError(f"backend is {backend!r}: expected one of {', '.join(MODULES)}")
         if precision not in ("fp16", "fp32"):
             raise SettingsError(f"precision is {precision!r}: expected fp16 or fp32")
         for name, value, largest in (("max-objects", max_objects, 255), ("memory", memory, 256)):
@@ -102,20 +83,6 @@ class BuildOptions:
                 "--backend tensorrt-rtx, which builds for others"
             )
         return cls(backend, precision, targets, max_objects, memory)  # type: ignore[arg-type]
-
-
-def _recorder(trt: Any, messages: list[str]) -> Any:
-    """A logger that keeps errors for the message of a failure: builds without a driver report its absence as one."""
-
-    class Recorder(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                messages.append(message)
-
-    return Recorder()
 
 
 class EngineBuilder:
@@ -139,7 +106,7 @@ class EngineBuilder:
         self.trt = import_tensorrt(options.backend)
         self.capabilities = [self._capability(target) for target in options.targets]
         self.messages: list[str] = []
-        self.logger = _recorder(self.trt, self.messages)
+        self.logger = error_logger(self.trt, self.messages)
         self.builder = self.trt.Builder(self.logger)
 
     def _capability(self, target: int) -> Any:

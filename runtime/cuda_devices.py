@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from dataclasses import dataclass
+
+from .errors import DeviceError
 
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 """Device attributes in `cuda.h`."""
@@ -38,6 +41,18 @@ class CudaDriver:
     cuda_version: tuple[int, int] | None
     devices: tuple[CudaDevice, ...]
     problem: str | None
+
+
+def device_ordinal(device: str) -> int:
+    """Number of a GPU: "cuda" -> 0, "cuda:1" -> 1.
+
+    Raises:
+        DeviceError: it is no such text.
+    """
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        raise DeviceError(f"device is {device!r}: expected cuda, or cuda:1 for the second GPU")
+    return int(match[1] or 0)
 
 
 def query_cuda_driver() -> CudaDriver:
