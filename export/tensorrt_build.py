@@ -21,6 +21,7 @@ from ..runtime.manifest import FORMAT_VERSION, GraphRecord, Manifest, Port, Tens
 from ..runtime.tensorrt_library import MODULES, TensorRTBackend, error_logger, import_tensorrt
 from .bundle_export import replaced_folder, tool_versions, write_manifest
 from .bundle_weights import bundle_network
+from .few_shot_loop import LOOPS, write_loops
 from .fixed_memory import gpu_graphs
 from .onnx_export import OPSET, export_graph
 from .precision import HALF, misplaced_islands, port_type, to_half
@@ -253,17 +254,21 @@ def build_bundle(
     builder = EngineBuilder(options, out.parent / f".{options.backend}.timing-cache")
     net = bundle_network(bundle, weights)
     graphs = gpu_graphs(net, options.memory)
+    total = 2 * len(graphs) + len(LOOPS)
     records = {}
     with replaced_folder(out, overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
+        traced = {}
         for done, graph in enumerate(graphs):
-            progress(f"tracing {graph.name}", done, len(graphs))
-            traced = export_graph(graph, Path(scratch))
-            path = Path(scratch, traced.file)
-            records[graph.name] = write_typed(path, traced, options.precision, path)
-            progress(f"building {graph.name}", done, len(graphs))
-            builder.build(path, folder / records[graph.name].file)
+            progress(f"tracing {graph.name}", done, total)
+            traced[graph.name] = export_graph(graph, Path(scratch))
+        traced |= write_loops(Path(scratch), traced)
+        for done, (name, record) in enumerate(traced.items(), len(graphs)):
+            progress(f"building {name}", done, total)
+            path = Path(scratch, record.file)
+            records[name] = write_typed(path, record, options.precision, path)
+            builder.build(path, folder / records[name].file)
             path.unlink()
-        progress("done", len(graphs), len(graphs))
+        progress("done", total, total)
         source = bundle.manifest
         manifest = Manifest(
             format="jointrt-bundle",

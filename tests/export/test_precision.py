@@ -5,11 +5,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from jointrt.export.few_shot_loop import unroll
 from jointrt.export.fixed_memory import gpu_graphs
 from jointrt.export.onnx_export import export_graph
 from jointrt.export.precision import misplaced_islands, port_type, to_half
 from jointrt.model.config import ModelConfig
 from jointrt.model.network import JointNet
+from jointrt.model.target_model import to_matrix
 from onnx import TensorProto, helper
 
 CAPACITY = 3
@@ -28,11 +30,21 @@ def net():
     return net.eval()
 
 
-def trace(net, name, folder):
-    graph = next(g for g in gpu_graphs(net, CAPACITY) if g.name == name)
-    model = onnx.load(folder / export_graph(graph, folder).file)
-    model.graph.name = graph.name
-    return graph, model
+@pytest.fixture(scope="module")
+def trace(net, tmp_path_factory):
+    """A graph's module and its exported form, by name; each is traced once."""
+    folder = tmp_path_factory.mktemp("traced")
+    graphs = {g.name: g for g in gpu_graphs(net, CAPACITY)}
+
+    def load(name):
+        path = folder / f"{name}.onnx"
+        if not path.is_file():
+            export_graph(graphs[name], folder)
+        model = onnx.load(path)
+        model.graph.name = name
+        return graphs[name], model
+
+    return load
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -82,13 +94,40 @@ def test_samples_of_weight_zero_do_not_change_what_is_learned(net):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name, steps", [("few_shot_start", 20), ("few_shot_update", 3)])
+def test_the_loop_in_one_graph_learns_what_the_network_learns(net, trace, name, steps, precision):
+    """Exported and run by ONNX Runtime, at fixed capacity with an empty slot; eq. 6 by the network's own learner."""
+    parts = [trace(f"few_shot_{part}")[1] for part in ("residual", "step")]
+    single = unroll(*parts, steps, name)
+    generator = np.random.default_rng(3)
+    n, C, D, K = 24, net.config.feature_channels, net.config.encoding_channels, net.config.filter_size
+    half = np.float16 if precision == "fp16" else np.float32
+    feeds = {
+        "z_ind": generator.standard_normal((1, CAPACITY, n, C)).astype(half),
+        "E_ind_all": generator.uniform(size=(1, CAPACITY, n, D)).astype(np.float32),
+        "W_all": generator.uniform(size=(1, CAPACITY, n, D)).astype(np.float32),
+        "sample_weights": np.array([[0.75, 0.25, 0.0]], np.float32),
+        "omega": np.zeros((1, K * K * D, C), np.float32),
+    }
+    half_graph = to_half(single)
+    assert misplaced_islands(half_graph) == []
+    (found,) = run(half_graph if precision == "fp16" else single, feeds)
+
+    h, w = net.config.feature_size
+    samples = [torch.from_numpy(feeds[k][:, :2].astype(np.float32)) for k in ("z_ind", "E_ind_all", "W_all")]
+    maps = [t.transpose(2, 3).unflatten(3, (h, w)) for t in samples]
+    expected = to_matrix(net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, steps)).detach().numpy()
+    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+
+
 # Fifty layers of random weights, and exponentials of thirty times a rounded product.
 TOLERANCE = {"backbone": 0.03, "transformer_query": 0.03, "memory_read": 0.03}
 
 
 @pytest.mark.parametrize("name", ["backbone", "label_encoder", "transformer_query", "memory_read", "decoder"])
-def test_half_precision_graphs_stay_near_single_precision(net, tmp_path, name):
-    graph, single = trace(net, name, tmp_path)
+def test_half_precision_graphs_stay_near_single_precision(net, trace, name):
+    graph, single = trace(name)
     half = to_half(single)
     assert misplaced_islands(half) == []
     for port in (*half.graph.input, *half.graph.output):
@@ -117,8 +156,8 @@ def run(model, feeds):
 
 
 @pytest.mark.parametrize("name", ["memory_update", "few_shot_residual", "few_shot_step"])
-def test_sums_that_are_carried_on_stay_single(net, tmp_path, name):
-    _, single = trace(net, name, tmp_path)
+def test_sums_that_are_carried_on_stay_single(net, trace, name):
+    _, single = trace(name)
     half = to_half(single)
     assert misplaced_islands(half) == []
     kinds = {p.name: p.type.tensor_type.elem_type for p in (*half.graph.input, *half.graph.output)}
@@ -134,9 +173,9 @@ def test_an_exponential_in_half_precision_is_reported():
     assert misplaced_islands(model) == ["Exp e"]
 
 
-def test_a_norm_over_large_features_does_not_overflow(tmp_path, net):
+def test_a_norm_over_large_features_does_not_overflow(trace, net):
     """The squares of the features sum to more than fp16's largest number; naive half precision gives infinity."""
-    _, single = trace(net, "backbone", tmp_path)
+    _, single = trace("backbone")
     crop = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 96)).astype(np.float32)
     for tensor in single.graph.initializer:
         if "adjust_ind" in tensor.name:

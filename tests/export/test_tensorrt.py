@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from jointrt.export.few_shot_loop import write_loops
 from jointrt.export.fixed_memory import gpu_graphs
 from jointrt.export.onnx_export import export_graph
 from jointrt.export.tensorrt_build import BuildOptions, EngineBuilder, parse_targets, write_typed
@@ -20,7 +21,9 @@ def traced(tmp_path_factory):
     torch.manual_seed(0)
     net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(64, 96)))
     folder = tmp_path_factory.mktemp("traced")
-    return [(folder / record.file, record) for record in (export_graph(g, folder) for g in gpu_graphs(net, 3))]
+    records = {graph.name: export_graph(graph, folder) for graph in gpu_graphs(net, 3)}
+    records |= write_loops(folder, records)
+    return [(folder / record.file, record) for record in records.values()]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
