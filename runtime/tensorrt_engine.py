@@ -12,11 +12,11 @@ from typing import Any
 
 from .bundle import Bundle
 from .cuda_devices import device_ordinal, query_cuda_driver
-from .device_engine import DeviceArray, DType
+from .device_engine import DeviceArray, DType, check_arrays
 from .errors import BundleError, DeviceError, SettingsError
 from .manifest import GraphRecord, Port
 from .settings import Branches, Settings
-from .tensorrt_library import check_engines, error_logger, import_tensorrt, query_tensorrt
+from .tensorrt_library import MODULES, TensorRTBackend, check_engines, error_logger, import_tensorrt, query_tensorrt
 
 Allocate = Callable[[tuple[int, ...], DType], DeviceArray]
 """Shape and type -> memory on the device, aligned to 256 bytes."""
@@ -92,7 +92,10 @@ class TensorRTEngine:
             BundleError: a name, shape or type does not fit the graph.
             DeviceError: the library refuses a context or an address.
         """
-        check_arrays(str(self._path), self.ports, arrays, self.max_batch)
+        check_arrays(self._path.name, self.ports.values(), arrays)
+        batch = next(arrays[port.name].shape[0] for port in self.ports.values())
+        if not 1 <= batch <= self.max_batch:
+            raise BundleError(f"{self._path} is bound for {batch} objects: expected 1 to {self.max_batch}")
         context = self._new_context()
         for name in self._inputs:
             if not context.set_input_shape(name, arrays[name].shape):
@@ -145,29 +148,6 @@ class TensorRTEngine:
         return "; ".join(self._messages)[:300] or "no reason given"
 
 
-def check_arrays(name: str, ports: Mapping[str, Port], arrays: Mapping[str, DeviceArray], max_batch: int) -> None:
-    """Compare arrays with ports: names, types, sizes, one number of objects for all.
-
-    Raises:
-        BundleError: something differs.
-    """
-    if set(arrays) != set(ports):
-        raise BundleError(f"{name}: bound are {sorted(arrays)}, expected {sorted(ports)}")
-    batches = set()
-    for port in ports.values():
-        array = arrays[port.name]
-        fits = len(array.shape) == len(port.shape) and all(
-            isinstance(n, str) or n == m for n, m in zip(port.shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype != port.dtype:
-            raise BundleError(
-                f"{name}: {port.name!r} is bound to {array.dtype} {array.shape}, expected {port.dtype} {port.shape}"
-            )
-        batches |= {m for n, m in zip(port.shape, array.shape, strict=True) if n == "B"}
-    if len(batches) > 1 or any(not 1 <= n <= max_batch for n in batches):
-        raise BundleError(f"{name}: bound for {sorted(batches)} objects, expected one number from 1 to {max_batch}")
-
-
 def unused_graphs(branches: Branches) -> frozenset[str]:
     """Graphs that a choice of branches does not need."""
     return {"both": frozenset[str](), "transduction": INDUCTION, "induction": TRANSDUCTION}[branches]
@@ -189,9 +169,10 @@ def load_engines(bundle: Bundle, settings: Settings, *, device: str, allocate: A
         SettingsError: the memory is larger than the engines'.
     """
     manifest = bundle.manifest
-    if manifest.backend == "onnx" or manifest.tensorrt is None:
+    if manifest.backend not in MODULES or manifest.tensorrt is None:
         raise BundleError(
-            f"{bundle.folder} holds ONNX graphs: build engines with `jointrt build {bundle.folder} --backend tensorrt`"
+            f"{bundle.folder} holds {manifest.backend} graphs, no TensorRT engines: build them with "
+            "`jointrt build ONNX_BUNDLE --backend tensorrt`"
         )
     capacity = manifest.defaults.memory
     if settings.memory > capacity:
@@ -199,9 +180,10 @@ def load_engines(bundle: Bundle, settings: Settings, *, device: str, allocate: A
             f"memory is {settings.memory}, the engines of {bundle.folder} hold {capacity} frames: give less, or build "
             f"them with `jointrt build ONNX_BUNDLE --backend {manifest.backend} --memory {settings.memory}`"
         )
-    library, driver = query_tensorrt(manifest.backend), query_cuda_driver()
+    backend: TensorRTBackend = "tensorrt" if manifest.backend == "tensorrt" else "tensorrt-rtx"
+    library, driver = query_tensorrt(backend), query_cuda_driver()
     check_engines(manifest.tensorrt, library, driver, device_ordinal(device), str(bundle.folder))
-    trt, messages = import_tensorrt(manifest.backend), list[str]()
+    trt, messages = import_tensorrt(backend), list[str]()
     runtime = trt.Runtime(error_logger(trt, messages))
     scratch = Scratch(allocate)
     engines = {}

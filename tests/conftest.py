@@ -73,6 +73,14 @@ def tiny_bundle(tmp_path_factory):
     return export_bundle(find_bundle("lite") / WEIGHTS, out, crop=(64, 128), memory=3, interval=2)
 
 
+@pytest.fixture(scope="session")
+def fixed_graphs(tiny_bundle, tmp_path_factory):
+    """The same with graphs of fixed memory, fp32."""
+    from jointrt.export.onnx_build import build_onnx_bundle
+
+    return build_onnx_bundle(tiny_bundle, tmp_path_factory.mktemp("fixed") / "fp32", precision="fp32", memory=3)
+
+
 @pytest.fixture
 def disc():
     """A frame with a bright disc, and the disc's mask: `disc(t)` moves it."""

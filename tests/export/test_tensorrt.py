@@ -1,13 +1,8 @@
-import dataclasses
+import shutil
 
 import pytest
-import torch
 from jointrt.export.few_shot_loop import write_loops
-from jointrt.export.fixed_memory import gpu_graphs
-from jointrt.export.onnx_export import export_graph
 from jointrt.export.tensorrt_build import BuildOptions, EngineBuilder, parse_targets, write_typed
-from jointrt.model.config import ModelConfig
-from jointrt.model.network import JointNet
 from jointrt.runtime.cuda_devices import query_cuda_driver
 from jointrt.runtime.errors import BundleError, DeviceError, SettingsError
 
@@ -16,13 +11,12 @@ OPTIONS = {"backend": "tensorrt-rtx", "precision": "fp16", "targets": (89,), "ma
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory):
+def traced(fixed_graphs, tmp_path_factory):
     """Every graph in fp32: (file, record)."""
-    torch.manual_seed(0)
-    net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(64, 96)))
     folder = tmp_path_factory.mktemp("traced")
-    records = {graph.name: export_graph(graph, folder) for graph in gpu_graphs(net, 3)}
-    records |= write_loops(folder, records)
+    for record in fixed_graphs.manifest.graphs.values():
+        shutil.copyfile(fixed_graphs.path(record.file), folder / record.file)
+    records = fixed_graphs.manifest.graphs | write_loops(folder, fixed_graphs.manifest.graphs)
     return [(folder / record.file, record) for record in records.values()]
 
 

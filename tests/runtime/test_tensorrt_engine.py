@@ -7,7 +7,7 @@ from jointrt.runtime.cuda_devices import CudaDevice, CudaDriver, device_ordinal,
 from jointrt.runtime.device_engine import DeviceArray
 from jointrt.runtime.errors import BundleError, DependencyError, DeviceError
 from jointrt.runtime.manifest import GraphRecord, Port, TensorRTRecord
-from jointrt.runtime.tensorrt_engine import Scratch, TensorRTEngine, check_arrays
+from jointrt.runtime.tensorrt_engine import Scratch, TensorRTEngine
 from jointrt.runtime.tensorrt_library import TensorRTLibrary, check_engines, import_tensorrt, query_tensorrt
 
 RECORD = TensorRTRecord(version="1.7.1", compute_capabilities=(89, 120), driver_cuda=None, objects=(1, 1, 4), flags=())
@@ -62,21 +62,6 @@ PORTS = {"x": Port(name="x", shape=("B", 3), dtype="float16"), "y": Port(name="y
 
 def array(shape, dtype):
     return DeviceArray(4096, shape, dtype, None)
-
-
-@pytest.mark.parametrize(
-    "arrays, says",
-    [
-        ({"x": array((1, 3), "float16")}, r"bound are \['x'\]"),
-        ({"x": array((1, 3), "float32"), "y": array((1, 2), "float32")}, "'x' is bound to float32"),
-        ({"x": array((1, 4), "float16"), "y": array((1, 2), "float32")}, r"\(1, 4\)"),
-        ({"x": array((1, 3), "float16"), "y": array((2, 2), "float32")}, r"\[1, 2\] objects"),
-        ({"x": array((5, 3), "float16"), "y": array((5, 2), "float32")}, "from 1 to 4"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused(arrays, says):
-    with pytest.raises(BundleError, match=says):
-        check_arrays("g", PORTS, arrays, 4)
 
 
 def test_every_name_that_is_used_exists_in_the_library():
@@ -161,3 +146,11 @@ def test_what_the_library_refuses_is_an_error(refused):
         return
     with pytest.raises((BundleError, DeviceError), match=r"g\.engine"):
         engine.bind(arrays).enqueue(7)
+
+
+def test_more_objects_than_the_profile_has_are_refused():
+    record = GraphRecord(file="g.engine", inputs=(PORTS["x"],), outputs=(PORTS["y"],))
+    library = Refusing(None)
+    engine = TensorRTEngine(library, library, Path("g.engine"), record, 4, Scratch(array), [])
+    with pytest.raises(BundleError, match="5 objects: expected 1 to 4"):
+        engine.bind({"x": array((5, 3), "float16"), "y": array((5, 2), "float32")})

@@ -1,0 +1,127 @@
+"""Memory and a stream through pycuda, for TensorRT engines where torch is not installed, as on a Jetson.
+
+The device's primary context is used, the one that TensorRT's own library uses, and it is current only while something
+is done; `pycuda.autoinit`, which would make another, is never imported. pycuda frees memory only from the thread that
+first used the context, so a network belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .clock import StageClock
+from .cuda_devices import device_ordinal, query_cuda_driver
+from .device_engine import DeviceArray, DType
+from .engine_network import EngineNetwork
+from .errors import DependencyError, DeviceError
+from .settings import Settings
+from .tensorrt_engine import load_engines
+
+
+def import_pycuda() -> Any:
+    """The module `pycuda.driver`; it needs the driver's library, so that this is asked first.
+
+    Raises:
+        DependencyError: pycuda is not installed.
+        DeviceError: there is no driver or GPU.
+    """
+    problem = query_cuda_driver().problem
+    if problem is not None:
+        raise DeviceError(f"pycuda cannot be used: {problem}; use the ONNX bundle with --device cpu")
+    try:
+        return importlib.import_module("pycuda.driver")
+    except (ImportError, OSError) as error:
+        raise DependencyError(
+            f"pycuda cannot be imported ({str(error)[:120]}): install it with `pip install 'jointrt[pycuda]'`, which "
+            "compiles it and needs CUDA's toolkit (nvcc and headers)"
+        ) from None
+
+
+@functools.cache
+def primary_context(ordinal: int) -> Any:
+    """The primary context of a GPU, retained once and kept.
+
+    pycuda's way to release one leaves it on the thread's stack, where later calls would meet a dead context.
+    """
+    cuda = import_pycuda()
+    cuda.init()
+    return cuda.Device(ordinal).retain_primary_context()
+
+
+class PycudaDevice:
+    """See `engine_network.Device`."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = import_pycuda()
+        self._context = primary_context(device_ordinal(device))
+        with self.current():
+            self._stream = self._cuda.Stream()
+        self.stream: int = self._stream.handle
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """The primary context on the thread's stack, and off it again."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._cuda.Context.pop()
+
+    def zeros(self, shape: tuple[int, ...], dtype: DType) -> DeviceArray:
+        """New memory, cleared on the stream."""
+        size = prod(shape) * np.dtype(dtype).itemsize
+        memory = self._cuda.mem_alloc(size)
+        self._cuda.memset_d8_async(int(memory), 0, size, self._stream)
+        return DeviceArray(int(memory), shape, dtype, memory)
+
+    def pinned(self, shape: tuple[int, ...], dtype: DType) -> NDArray[Any]:
+        """New page-locked memory."""
+        array: NDArray[Any] = self._cuda.pagelocked_empty(shape, np.dtype(dtype))
+        return array
+
+    def upload(self, destination: DeviceArray, source: NDArray[Any]) -> None:
+        """Enqueue a copy to the device."""
+        self._cuda.memcpy_htod_async(destination.address, source, self._stream)
+
+    def download(self, destination: NDArray[Any], source: DeviceArray) -> None:
+        """Enqueue a copy from the device."""
+        self._cuda.memcpy_dtoh_async(destination, source.address, self._stream)
+
+    def copy(self, destination: DeviceArray, source: DeviceArray) -> None:
+        """Enqueue a copy on the device."""
+        size = prod(source.shape) * np.dtype(source.dtype).itemsize
+        self._cuda.memcpy_dtod_async(destination.address, source.address, size, self._stream)
+
+    def wait(self) -> None:
+        """Until the stream is idle; other threads of the process go on."""
+        self._stream.synchronize()
+
+
+def pycuda_network(bundle: Bundle, settings: Settings, clock: StageClock, device: str) -> EngineNetwork:
+    """A bundle's TensorRT engines, run through pycuda.
+
+    Args:
+        bundle: of TensorRT or TensorRT-RTX engines.
+        settings: branches, memory.
+        clock: for the stage "device".
+        device: "cuda" or "cuda:N".
+
+    Raises:
+        BundleError: the engines cannot be used.
+        DependencyError: pycuda or the TensorRT library is not installed.
+        DeviceError: driver or GPU do not fit.
+        SettingsError: the memory is larger than the engines'.
+    """
+    memory = PycudaDevice(device)
+    with memory.current():
+        engines = load_engines(bundle, settings, device=device, allocate=memory.zeros)
+    return EngineNetwork(engines, bundle.manifest.graphs, memory, settings, clock)
