@@ -312,7 +312,13 @@ def build(
         str | None,
         typer.Option(help="GPUs to build for; tensorrt-rtx only.", metavar="sm89,...", show_default="this machine's"),
     ] = None,
-    precision: Annotated[str, typer.Option(metavar="fp16|fp32", help="Precision; fp16 keeps fp32 islands.")] = "fp16",
+    precision: Annotated[
+        str, typer.Option(metavar="fp16|fp32|int8", help="fp16 keeps fp32 islands; int8, for TensorRT, is fp16 beside.")
+    ] = "fp16",
+    clips: Annotated[
+        list[Path] | None,
+        typer.Option(help="For int8: a clip to calibrate on, NAME.png beside it.", show_default="the shipped one"),
+    ] = None,
     max_objects: Annotated[
         int | None, typer.Option(help="Objects that one call may carry.", show_default="the bundle's")
     ] = None,
@@ -363,6 +369,7 @@ def build(
             out or Path(f"{opened.folder.resolve().name}-{backend}"),
             options,
             weights=weights,
+            clips=clips or (),
             overwrite=overwrite,
             progress=lambda step, done, total: progress.update(task, description=step, completed=done, total=total),
         )

@@ -97,8 +97,9 @@ def quantize_bundle(
         records = {}
         for name in QUANTIZED:
             record = manifest.graphs[name]
+            report = partial(_report, progress, name)
             records[name] = quantize_graph(
-                folder / record.file, record, calls[name], options.max_error, partial(_report, progress, name)
+                folder / record.file, record, calls[name], options.max_error, report, write_unsigned
             )
         changed = manifest.model_copy(
             update={
@@ -119,8 +120,17 @@ def _report(progress: Callable[[str], None], graph: str, step: str) -> None:
     progress(f"{graph}: {step}")
 
 
+Write = Callable[[Path, Path, TensorsData, AbstractSet[str]], None]
+"""Graph, file to write, ranges of activations, layers to have in 8 bits."""
+
+
 def quantize_graph(
-    path: Path, record: GraphRecord, calls: Sequence[Call], max_error: float, progress: Callable[[str], None]
+    path: Path,
+    record: GraphRecord,
+    calls: Sequence[Call],
+    max_error: float,
+    progress: Callable[[str], None],
+    write: Write,
 ) -> GraphQuantization:
     """Rewrite a graph's file with 8-bit layers.
 
@@ -130,6 +140,7 @@ def quantize_graph(
         calls: inputs to calibrate on; the last few, with their outputs, are what errors are measured on.
         max_error: keep layers in fp32 until the graph's error is at most this.
         progress: told what is being done.
+        write: puts 8 bits into a graph, in the form that who runs it takes.
     """
     with tempfile.TemporaryDirectory() as temporary:
         plain, trial = Path(temporary) / "plain.onnx", Path(temporary) / "trial.onnx"
@@ -140,7 +151,7 @@ def quantize_graph(
 
         def error(kept: Sequence[str], only: str | None = None) -> float:
             chosen = {only} if only else set(layers) - set(kept)
-            _write_quantized(plain, trial, ranges, chosen)
+            write(plain, trial, ranges, chosen)
             return _error(trial, record, calls[-JUDGED:])
 
         sensitivity = {}
@@ -210,8 +221,8 @@ def _with_followers(graph: onnx.GraphProto, layers: AbstractSet[str]) -> list[st
     return nodes
 
 
-def _write_quantized(plain: Path, out: Path, ranges: TensorsData, layers: AbstractSet[str]) -> None:
-    """The graph with some layers in 8 bits."""
+def write_unsigned(plain: Path, out: Path, ranges: TensorsData, layers: AbstractSet[str]) -> None:
+    """The graph with some layers in 8 bits, in ONNX Runtime's form for CPUs."""
     model = onnx.load(str(plain))
     nodes = _with_followers(model.graph, layers)
     if not nodes:

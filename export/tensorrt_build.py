@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import onnx
 
@@ -23,10 +24,12 @@ from .bundle_export import replaced_folder, tool_versions, write_manifest
 from .bundle_weights import bundle_network
 from .few_shot_loop import LOOPS, write_loops
 from .fixed_memory import gpu_graphs
+from .int8 import misplaced_pairs, quantize_graphs
 from .onnx_export import OPSET, export_graph
 from .precision import HALF, misplaced_islands, port_type, to_half
+from .quantize import QuantizeOptions
 
-Precision = Literal["fp16", "fp32"]
+Precision = Literal["fp16", "fp32", "int8"]
 
 
 def parse_targets(text: str | None) -> tuple[int, ...]:
@@ -52,7 +55,7 @@ class BuildOptions:
 
     Attributes:
         backend: "tensorrt" or "tensorrt-rtx".
-        precision: "fp16", with fp32 islands, or "fp32".
+        precision: "fp16", with fp32 islands; "fp32"; "int8", which is fp16 with convolutions in 8 bits.
         targets: compute capabilities as whole numbers, 89 for 8.9; none for this machine's GPU.
         max_objects: largest number of objects in one call; the profile is tuned for one.
         memory: slots of the memory.
@@ -73,8 +76,8 @@ class BuildOptions:
         """
         if backend not in MODULES:
             raise SettingsError(f"backend is {backend!r}: expected one of {', '.join(MODULES)}")
-        if precision not in ("fp16", "fp32"):
-            raise SettingsError(f"precision is {precision!r}: expected fp16 or fp32")
+        if precision not in get_args(Precision):
+            raise SettingsError(f"precision is {precision!r}: expected one of {', '.join(get_args(Precision))}")
         for name, value, largest in (("max-objects", max_objects, 255), ("memory", memory, 256)):
             if not 1 <= value <= largest:
                 raise SettingsError(f"{name} is {value}: expected 1 to {largest}")
@@ -204,15 +207,15 @@ def write_typed(source: Path, record: GraphRecord, precision: Precision, destina
     """
     model = onnx.load(source)
     model.graph.name = source.stem
-    if precision == "fp16":
+    if precision != "fp32":
         model = to_half(model)
-    wrong = misplaced_islands(model)
+    wrong = [*misplaced_islands(model), *misplaced_pairs(model)]
     if wrong:
-        raise BundleError(f"{source.name}: computed in fp16 although it must be fp32: {', '.join(wrong[:5])}")
+        raise BundleError(f"{source.name}: in the wrong precision: {', '.join(wrong[:5])}")
     onnx.save(model, destination)
 
     def typed(port: Port) -> Port:
-        half = precision == "fp16" and port_type(port.name) == HALF
+        half = precision != "fp32" and port_type(port.name) == HALF
         return port.model_copy(update={"dtype": "float16" if half else "float32"})
 
     return GraphRecord(
@@ -228,6 +231,8 @@ def build_bundle(
     options: BuildOptions,
     *,
     weights: Path | None = None,
+    clips: Sequence[Path] = (),
+    quantize: QuantizeOptions | None = None,
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> Bundle:
@@ -238,6 +243,8 @@ def build_bundle(
         out: the new bundle's folder.
         options: how to build.
         weights: the weights it was made from, where the bundle does not hold them.
+        clips: to calibrate int8 on, beside the shipped one.
+        quantize: how to choose the layers of int8; the defaults of `quantize` if None.
         overwrite: replace an existing bundle.
         progress: told what is being done, and how many graphs of how many are finished.
 
@@ -262,6 +269,11 @@ def build_bundle(
             progress(f"tracing {graph.name}", done, total)
             traced[graph.name] = export_graph(graph, Path(scratch))
         traced |= write_loops(Path(scratch), traced)
+        quantization = None
+        if options.precision == "int8":
+            report = partial(_report, progress, len(graphs), total)
+            how = quantize or QuantizeOptions()
+            quantization = quantize_graphs(bundle, clips, how, Path(scratch), traced, report)
         for done, (name, record) in enumerate(traced.items(), len(graphs)):
             progress(f"building {name}", done, total)
             path = Path(scratch, record.file)
@@ -285,6 +297,11 @@ def build_bundle(
             tools=tool_versions(),
             parity=None,
             tensorrt=builder.record(),
+            quantization=quantization,
         )
         write_manifest(folder, manifest)
     return Bundle.open(out)
+
+
+def _report(progress: Callable[[str, int, int], None], done: int, total: int, step: str) -> None:
+    progress(step, done, total)
