@@ -329,9 +329,12 @@ def build(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Build engines for GPUs from a bundle; onnxruntime, and tensorrt-rtx with --target, need no GPU for that."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from .export.engine_parity import why_not_here
     from .export.onnx_build import build_onnx_bundle
+    from .export.parity_table import parity_table
     from .export.tensorrt_build import BuildOptions, build_bundle, parse_targets
     from .runtime.bundle import Bundle
     from .runtime.errors import SettingsError
@@ -373,7 +376,11 @@ def build(
             overwrite=overwrite,
             progress=lambda step, done, total: progress.update(task, description=step, completed=done, total=total),
         )
-    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} engines, {precision}; not yet compared on a GPU")
+    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} engines, {precision}")
+    if made.manifest.parity is None:
+        typer.echo(f"not compared with the PyTorch network: {why_not_here(made.manifest)}")
+    else:
+        Console().print(parity_table(made.manifest.parity))
 
 
 @app.command()

@@ -22,6 +22,7 @@ from ..runtime.manifest import FORMAT_VERSION, GraphRecord, Manifest, Port, Tens
 from ..runtime.tensorrt_library import MODULES, TensorRTBackend, error_logger, import_tensorrt
 from .bundle_export import replaced_folder, tool_versions, write_manifest
 from .bundle_weights import bundle_network
+from .engine_parity import engine_failures, measure_on_gpu, why_not_here
 from .few_shot_loop import LOOPS, write_loops
 from .fixed_memory import gpu_graphs
 from .int8 import misplaced_pairs, quantize_graphs
@@ -238,6 +239,8 @@ def build_bundle(
 ) -> Bundle:
     """Engines of all graphs, put in their place with a manifest; nothing is left behind by a build that fails.
 
+    Where they can run, they are compared with the PyTorch network first; elsewhere the manifest says `parity` None.
+
     Args:
         bundle: an ONNX bundle.
         out: the new bundle's folder.
@@ -249,7 +252,7 @@ def build_bundle(
         progress: told what is being done, and how many graphs of how many are finished.
 
     Raises:
-        BundleError: the bundle is no ONNX bundle, holds no weights, or a graph cannot be built.
+        BundleError: the bundle is no ONNX bundle, holds no weights, a graph cannot be built, or the gate failed.
         DependencyError: the TensorRT library is not installed.
         DeviceError: a GPU is needed and not there.
         OutputError: `out` cannot be written.
@@ -300,6 +303,12 @@ def build_bundle(
             quantization=quantization,
         )
         write_manifest(folder, manifest)
+        if why_not_here(manifest) is None:
+            progress("comparing with the PyTorch network", total, total)
+            parity = measure_on_gpu(Bundle.open(folder), net)
+            if failed := engine_failures(parity, options.precision):
+                raise BundleError("the parity gate failed, no bundle was written: " + "; ".join(failed))
+            write_manifest(folder, manifest.model_copy(update={"parity": parity}))
     return Bundle.open(out)
 
 

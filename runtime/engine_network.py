@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .clock import StageClock
 from .device_engine import BoundGraph, DeviceArray, DeviceEngine, DType
-from .manifest import GraphRecord
+from .manifest import GraphRecord, Port
 from .settings import Settings
 
 GRAPHS = (
@@ -79,6 +79,27 @@ def slot_of(bank: DeviceArray, slot: int) -> DeviceArray:
     return replace(bank, address=bank.address + slot * prod(shape) * np.dtype(bank.dtype).itemsize, shape=shape)
 
 
+def fetch(device: Device, array: DeviceArray) -> NDArray[Any]:
+    """A copy of an array; waits."""
+    host = device.pinned(array.shape, array.dtype)
+    device.download(host, array)
+    device.wait()
+    return host.copy()
+
+
+def put(device: Device, array: DeviceArray, values: NDArray[Any]) -> None:
+    """Fill an array, in its type; waits."""
+    host = device.pinned(array.shape, array.dtype)
+    host[...] = values
+    device.upload(array, host)
+    device.wait()
+
+
+def port_type(port: Port) -> DType:
+    """The type of a port's array."""
+    return "float16" if port.dtype == "float16" else "float32"
+
+
 @dataclass(slots=True)
 class Staged:
     """An input on the device and the pinned memory that it is filled from."""
@@ -116,14 +137,14 @@ class EngineNetwork:
             self.arrays |= {name: staged.device for name, staged in self.staged.items()}
             self.logits = device.pinned(self.shape("logits"), self._dtype("logits"))
             self.one = device.zeros((1, 1), "float32")
-            self.put(self.one, np.ones((1, 1), np.float32))
+            put(device, self.one, np.ones((1, 1), np.float32))
 
     def shape(self, port: str) -> tuple[int, ...]:
         """A port's shape for one object."""
         return tuple(1 if isinstance(n, str) else n for n in self._ports[port].shape)
 
     def _dtype(self, port: str) -> DType:
-        return "float16" if self._ports[port].dtype == "float16" else "float32"
+        return port_type(self._ports[port])
 
     def new(self, port: str) -> DeviceArray:
         """A new array of a port's shape and type."""
@@ -137,20 +158,6 @@ class EngineNetwork:
         staged = self.staged[port]
         staged.host[...] = values
         self.device.upload(staged.device, staged.host)
-
-    def fetch(self, array: DeviceArray) -> NDArray[Any]:
-        """A copy of an array; waits."""
-        host = self.device.pinned(array.shape, array.dtype)
-        self.device.download(host, array)
-        self.device.wait()
-        return host.copy()
-
-    def put(self, array: DeviceArray, values: NDArray[Any]) -> None:
-        """Fill an array; waits."""
-        host = self.device.pinned(array.shape, array.dtype)
-        host[...] = values
-        self.device.upload(array, host)
-        self.device.wait()
 
     def new_target(self) -> EngineTarget:
         """Room for one more object."""
@@ -242,7 +249,7 @@ class EngineTarget:
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Copies of the memory, the filter and the last features."""
         with self.network.device.current():
-            arrays = {name: self.network.fetch(array) for name, array in self.arrays.items()}
+            arrays = {name: fetch(self.network.device, array) for name, array in self.arrays.items()}
         return arrays
 
     def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
@@ -250,4 +257,4 @@ class EngineTarget:
         self.started = bool(state["valid"].any() or state["omega"].any())
         with self.network.device.current():
             for name, array in self.arrays.items():
-                self.network.put(array, state[name])
+                put(self.network.device, array, state[name])

@@ -5,9 +5,13 @@ import contextlib
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
+from jointrt.export.bundle_weights import bundle_network
+from jointrt.export.engine_parity import engine_failures, measure_engines
 from jointrt.export.few_shot_loop import write_loops
 from jointrt.export.parity import read_clip
 from jointrt.export.tensorrt_build import write_typed
+from jointrt.export.torch_device import TorchDevice
 from jointrt.runtime.bundle import Bundle
 from jointrt.runtime.clock import StageClock
 from jointrt.runtime.cuda_devices import query_cuda_driver
@@ -78,7 +82,7 @@ class Queued:
     """An engine whose calls join a device's queue."""
 
     def __init__(self, engine, device):
-        self.engine, self.device, self.ports = engine, device, engine.ports
+        self.engine, self.device, self.ports, self.max_batch = engine, device, engine.ports, engine.max_batch
 
     def bind(self, arrays):
         bound = self.engine.bind(arrays)
@@ -106,13 +110,18 @@ def engines_bundle(request, fixed_graphs, tmp_path_factory):
 def segmenter(bundle, **options):
     settings = Settings.resolve(bundle.manifest.defaults, threads=1, **options)
     device, records = HostDevice(), bundle.manifest.graphs
-    engines = {
-        name: Queued(OnnxDeviceEngine(bundle, name, record, ort.SessionOptions(), "CPUExecutionProvider"), device)
-        for name, record in records.items()
-        if name not in unused_graphs(settings.branches)
-    }
+    unused = unused_graphs(settings.branches)
+    engines = {name: engine for name, engine in on_host(bundle, device).items() if name not in unused}
     network = EngineNetwork(engines, records, device, settings, StageClock())
     return Segmenter(network, bundle.manifest.geometry, settings, network.clock), device
+
+
+def on_host(bundle, device):
+    """All engines of a bundle."""
+    return {
+        name: Queued(OnnxDeviceEngine(bundle, name, record, ort.SessionOptions(), "CPUExecutionProvider"), device)
+        for name, record in bundle.manifest.graphs.items()
+    }
 
 
 def iou(a, b):
@@ -134,6 +143,24 @@ def test_a_clip_as_the_growing_memory_on_the_cpu_has_it(tiny_bundle, engines_bun
         for i in (1, 2):
             assert iou(found == i, expected == i) >= (0.995 if fp32 else 0.97), (t, i)
     assert not device.queue
+
+
+@pytest.mark.parametrize("kind", ["queued", "torch"])
+def test_the_gate_of_a_build(fixed_graphs, engines_bundle, kind):
+    """Every graph and the closed loop, over two kinds of memory; an engine with other weights is found."""
+    device = HostDevice() if kind == "queued" else TorchDevice(torch.device("cpu"))
+    manifest, net = engines_bundle.manifest, bundle_network(fixed_graphs)
+    if kind == "queued":
+        engines = on_host(engines_bundle, device)
+    else:
+        engines = {n: queued.engine for n, queued in on_host(engines_bundle, device).items()}
+    parity = measure_engines(engines, manifest.graphs, device, net, manifest.defaults)
+    assert engine_failures(parity, manifest.precision) == []
+    assert {g.graph for g in parity.graphs} == set(manifest.graphs)
+    if kind == "torch":
+        torch.nn.init.zeros_(net.label_encoder.head_W.weight)
+        worse = measure_engines(engines, manifest.graphs, device, net, manifest.defaults)
+        assert engine_failures(worse, manifest.precision)[0].startswith("label_encoder: relative L2 error")
 
 
 def test_it_goes_on_from_its_state(engines_bundle, disc):
