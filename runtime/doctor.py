@@ -24,6 +24,7 @@ from .engine import import_onnxruntime
 from .errors import DependencyError, JointError
 from .segmenter import Segmenter
 from .settings import available_cores
+from .tensorrt_library import MODULES, check_library, query_tensorrt
 
 REQUIRED = ("jointrt", "numpy", "opencv-python", "av", "pillow", "pydantic", "rich", "typer")
 OPTIONAL = {
@@ -52,7 +53,7 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        part: "versions", "devices", "providers", "backends" or "bundles".
+        part: "versions", "devices", "providers", "backends", "TensorRT" or "bundles".
         name: what was looked at.
         found: what was found.
         works: whether it can be used; None where it is neither needed nor wrong.
@@ -78,7 +79,7 @@ class Report:
 
 def examine() -> Report:
     """Look at everything. Bundles are loaded, tiny sessions are run; torch is imported where there is a GPU."""
-    return Report((*_versions(), *_devices(), *_providers(), *_backends(), *_bundles()))
+    return Report((*_versions(), *_devices(), *_providers(), *_backends(), *_tensorrt(), *_bundles()))
 
 
 def print_report(report: Report) -> None:
@@ -180,6 +181,24 @@ def _backends() -> Iterator[Finding]:
     for name, backend in BACKENDS.items():
         found = problem or backend_problem(name)
         yield Finding("backends", f"cuda, {name}", found or f"{backend.title} can be used", None if found else True)
+
+
+def _tensorrt() -> Iterator[Finding]:
+    """Whether each library could run engines here; none is needed."""
+    driver = query_cuda_driver()
+    for backend in MODULES:
+        library = query_tensorrt(backend)
+        try:
+            device = check_library(library, driver)
+        except JointError as error:
+            reason = str(error)
+            if library.version is not None:
+                # Only TensorRT-RTX builds for a GPU that is not there.
+                builds = " builds with --target;" if backend == "tensorrt-rtx" else ""
+                reason = f"{library.version}:{builds} {reason}"
+            yield Finding("TensorRT", backend, reason, None)
+            continue
+        yield Finding("TensorRT", backend, f"{library.version}, fits the driver and {device.name}", True)
 
 
 def _bundles() -> Iterator[Finding]:
