@@ -71,6 +71,11 @@ def test_the_commands(tiny_bundle, clip, tmp_path, command):
         assert set(np.unique(np.array(Image.open(masks[0])))) == {0, 1}
 
 
+def test_tensorrt_through_pycuda_is_loaded_without_torch():
+    done = run(f"import jointrt.runtime.pycuda_device\nassert not set({BLOCKED!r}) & set(sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["export", "--weights", "w", "--out", "o"], ["verify", "lite"]])
 def test_a_command_that_needs_torch_names_the_extra(arguments):
     done = run(f"import sys; sys.argv = ['jointrt', *{arguments!r}]\nfrom jointrt.cli import main\nmain()")
