@@ -339,6 +339,8 @@ def build(
     from .runtime.bundle import Bundle
     from .runtime.errors import SettingsError
 
+    if clips and precision != "int8":
+        raise SettingsError(f"--clips calibrates int8, the precision is {precision}: leave it out, or --precision int8")
     opened = Bundle.open(bundle)
     defaults = opened.manifest.defaults
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -233,7 +233,6 @@ def build_bundle(
     *,
     weights: Path | None = None,
     clips: Sequence[Path] = (),
-    quantize: QuantizeOptions | None = None,
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> Bundle:
@@ -247,7 +246,6 @@ def build_bundle(
         options: how to build.
         weights: the weights it was made from, where the bundle does not hold them.
         clips: to calibrate int8 on, beside the shipped one.
-        quantize: how to choose the layers of int8; the defaults of `quantize` if None.
         overwrite: replace an existing bundle.
         progress: told what is being done, and how many graphs of how many are finished.
 
@@ -275,8 +273,7 @@ def build_bundle(
         quantization = None
         if options.precision == "int8":
             report = partial(_report, progress, len(graphs), total)
-            how = quantize or QuantizeOptions()
-            quantization = quantize_graphs(bundle, clips, how, Path(scratch), traced, report)
+            quantization = quantize_graphs(bundle, clips, QuantizeOptions(), Path(scratch), traced, report)
         for done, (name, record) in enumerate(traced.items(), len(graphs)):
             progress(f"building {name}", done, total)
             path = Path(scratch, record.file)

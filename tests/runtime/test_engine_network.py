@@ -131,7 +131,7 @@ def iou(a, b):
 @pytest.mark.parametrize("branches", ["both", "transduction", "induction"])
 def test_a_clip_as_the_growing_memory_on_the_cpu_has_it(tiny_bundle, engines_bundle, branches):
     """Real frames, two objects; three slots fill and are replaced."""
-    frames, labels = read_clip(9)
+    frames, labels = read_clip(8)
     alone = Segmenter.load(tiny_bundle.folder, branches=branches, threads=1)
     tested, device = segmenter(engines_bundle, branches=branches)
     fp32 = engines_bundle.manifest.precision == "fp32"
