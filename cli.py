@@ -561,74 +561,75 @@ def bench(
         typer.Option("--bundle", help="Name or folder of a bundle; may be given several times.", show_default="lite"),
     ] = None,
     memory: Annotated[
-        list[int] | None,
-        typer.Option(help="Frames kept per object; may be given several times.", show_default="the bundle's"),
+        str | None, typer.Option(help="Frames kept per object.", metavar="N,N,...", show_default="the bundle's")
+    ] = None,
+    objects: Annotated[str, typer.Option(help="Objects to follow; parts of the mask's.", metavar="N,N,...")] = "1",
+    crop: Annotated[
+        str | None,
+        typer.Option(help="Trace the network for these crops.", metavar="HxW,...", show_default="the bundle's"),
+    ] = None,
+    threads: Annotated[
+        str | None,
+        typer.Option(help="Cores to use.", metavar="N,N,...", show_default="all that the process may use"),
     ] = None,
     interval: Annotated[
         int | None, typer.Option(help="Frames between memory updates.", show_default="the bundle's")
     ] = None,
-    objects: Annotated[int, typer.Option(help="Objects of the mask to follow.")] = 1,
+    branches: Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")] = "both",
     source: Annotated[
         Path | None, typer.Option(help="Clip to take frames from.", show_default="the shipped one")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Its first mask.", show_default="named like the clip, .png")] = None,
-    branches: Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")] = "both",
-    threads: Annotated[
-        int | None, typer.Option(help="Cores to use.", show_default="all that the process may use")
-    ] = None,
     periods: Annotated[int, typer.Option(min=3, help="Update periods to time.")] = 6,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
     backend: Annotated[
         str, typer.Option(metavar="auto|torch|onnxruntime|tensorrt", help="What runs the engines on a GPU.")
     ] = "auto",
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Time the first bundle's PyTorch network, as released, as well.")
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=0, help="Run the whole clip N times as well.", metavar="N")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.", metavar="FILE")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write pictures here.", metavar="DIR")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with tables and pictures here.", metavar="FILE")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with this file of an earlier --json.", metavar="OLD.json")
+    ] = None,
 ) -> None:
-    """Time a bundle stage by stage over whole update periods at a full memory, beside its trunk alone."""
-    from rich.console import Console
+    """Time bundles stage by stage over whole update periods at a full memory; what has several values is swept."""
+    from .benchmarks.bench import BenchRequest, whole_numbers
+    from .benchmarks.bench_clip import CLIP
+    from .benchmarks.bench_report import Outputs, run_and_report
 
+    if crop is not None:
+        from .export.bundle_export import check_crop, parse_crop
+    request = BenchRequest(
+        bundles=tuple(bundles or ["lite"]),
+        crops=() if crop is None else tuple(check_crop(parse_crop(text.strip())) for text in crop.split(",")),
+        memory=whole_numbers("memory", memory),
+        threads=whole_numbers("threads", threads),
+        objects=whole_numbers("objects", objects),
+        interval=interval,
+        branches=branches,
+        source=source or CLIP,
+        mask=mask,
+        periods=periods,
+        reference=reference,
+        weights=weights,
+        clips=clips,
+    )
+    outputs = Outputs(json=json, plots=plots, html=html, against=against)
     if device != "cpu" or backend != "auto":
-        from .benchmarks import device_bench
+        from .benchmarks.device_bench import run_request
 
-        device_bench.run_on_device(
-            bundles or ["lite"],
-            memory=memory or (),
-            json_file=json,
-            device=device,
-            backend=backend,
-            source=source or device_bench.CLIP,
-            mask=mask,
-            objects=objects,
-            periods=periods,
-            interval=interval,
-            branches=branches,
-            threads=threads,
-        )
+        run_request(request, outputs, device=device, backend=backend)
         return
-    from .benchmarks.bench import CLIP, as_table, measure, write_json
-
-    console = Console()
-    console.width = max(console.width, 100)
-    results = []
-    sizes: list[int | None] = [*memory] if memory else [None]
-    for name in bundles or ["lite"]:
-        for size in sizes:
-            with console.status(f"timing {name}"):
-                results.append(
-                    measure(
-                        name,
-                        source=source or CLIP,
-                        mask=mask,
-                        objects=objects,
-                        periods=periods,
-                        memory=size,
-                        interval=interval,
-                        branches=branches,
-                        threads=threads,
-                    )
-                )
-            console.print(as_table(results[-1]))
-    if json is not None:
-        write_json(results, json)
+    run_and_report(request, outputs)
 
 
 @app.command()

@@ -1,248 +1,235 @@
-"""`jointrt bench`: where a frame's time goes, over whole update periods, beside the trunk alone in the same run."""
+"""`jointrt bench`: where a frame's time goes, over whole update periods at a full memory.
+
+Every case, one bundle under one choice of settings, is loaded and its memory filled; then all of them run one update
+period in turn, so that their ratios hold whatever else the machine does.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import platform
-import resource
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import cycle
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from rich.table import Table
 
 from ..runtime.bundle import Bundle
-from ..runtime.engine import import_onnxruntime
-from ..runtime.errors import OutputError, SettingsError
-from ..runtime.masks import read_label_map
+from ..runtime.errors import SettingsError
 from ..runtime.segmenter import Segmenter
+from ..runtime.settings import Settings
 from ..runtime.sources import open_source
-from .trunk import without_outputs
+from .bench_cases import bundle_case, bundle_setup, reference_case
+from .bench_clip import CLIP, BenchClip
+from .environment import Environment, peak_mb
+from .measure import Case, Measurement, Setup, time_rounds
+from .throughput import Throughput, run_clips
+from .trunk import load_trunk
 
-CLIP = Path(__file__).resolve().parent.parent / "examples" / "dog.mp4"
 PERIODS = 6
 """Update periods that are timed."""
-TRUNK_RUNS = 3
-"""Runs of the trunk after each period: both see the same state of a noisy machine."""
-DRIFT = 1.2
-"""Ratio of the last to the first third's mean frame above which a run is called unsteady."""
+PRODUCT_RUNS = 3
+"""Runs of the matrix product after each round."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many frames of it are done, and of how many."""
 
 
-@dataclass(slots=True)
-class Measurement:
-    """What one run measured; times in milliseconds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRequest:
+    """What to time: every bundle with every choice of the settings that have several values.
 
     Attributes:
-        frames: of every frame.
-        stages: of every call of every stage.
-        trunk: of every run of the trunk alone.
-        peak_mb: largest resident set of the process.
+        bundles: names or folders.
+        crops: (height, width) to trace the bundles' networks for; the bundles as they are if empty.
+        memory, threads: of each case; each bundle's default, all cores if empty.
+        objects: of each case.
+        interval, branches: of all; see `Segmenter.load`.
+        source: the clip.
+        mask: its first mask; the PNG named like it if None.
+        periods: update periods to time.
+        reference: time the first bundle's PyTorch network with the released algorithm as well.
+        weights: those that the bundles were made from; those in the bundles if None.
+        clips: run the whole clip so many times through every bundle as well.
     """
 
-    bundle: str
-    fingerprint: str
-    settings: dict[str, Any]
-    objects: int
-    frame_size: tuple[int, int]
-    frames: list[float] = field(default_factory=list)
-    stages: dict[str, list[float]] = field(default_factory=dict)
-    trunk: list[float] = field(default_factory=list)
-    peak_mb: float = 0.0
-
-    @property
-    def amortised_frame_ms(self) -> float:
-        """Mean over whole update periods: crop, engines, paste, aggregation and memory update."""
-        return float(np.mean(self.frames))
-
-    @property
-    def trunk_ms(self) -> float:
-        """Median of the trunk alone."""
-        return float(np.median(self.trunk))
-
-    def ratio_interval(self) -> tuple[float, float, float]:
-        """Frame over trunk, with a 95 % bootstrap interval over update periods."""
-        interval = self.settings["interval"]
-        periods = np.array(self.frames).reshape(-1, interval).mean(1)
-        trunk = np.median(np.array(self.trunk).reshape(-1, TRUNK_RUNS), axis=1)
-        picks = np.random.default_rng(0).integers(0, len(periods), (2000, len(periods)))
-        ratios = periods[picks].mean(1) / np.median(trunk[picks], axis=1)
-        low, high = np.percentile(ratios, (2.5, 97.5))
-        return self.amortised_frame_ms / self.trunk_ms, float(low), float(high)
-
-    def is_steady(self) -> bool:
-        """Whether the last third of the frames is about as fast as the first."""
-        third = len(self.frames) // 3
-        return float(np.mean(self.frames[-third:])) < DRIFT * float(np.mean(self.frames[:third]))
+    bundles: tuple[str, ...] = ("lite",)
+    crops: tuple[tuple[int, int], ...] = ()
+    memory: tuple[int, ...] = ()
+    threads: tuple[int, ...] = ()
+    objects: tuple[int, ...] = (1,)
+    interval: int | None = None
+    branches: str = "both"
+    source: Path = CLIP
+    mask: Path | None = None
+    periods: int = PERIODS
+    reference: bool = False
+    weights: Path | None = None
+    clips: int = 0
 
 
-def read_clip(source: Path, mask: Path, objects: int, frames: int) -> tuple[list[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """The first frames of a clip, decoded before anything is timed, and the mask of as many objects as asked for.
+def whole_numbers(name: str, text: str | None) -> tuple[int, ...]:
+    """Read N,N,...; empty if None.
 
     Raises:
-        SettingsError: the mask holds fewer objects.
+        SettingsError: it is no such list.
     """
-    labels = read_label_map(mask)
-    ids = [int(i) for i in np.unique(labels) if i][::-1]
-    if not 1 <= objects <= len(ids):
-        raise SettingsError(f"objects is {objects}: {mask} holds {len(ids)}")
-    labels = np.where(np.isin(labels, ids[:objects]), labels, 0).astype(np.uint8)
-    return [frame.image for frame in open_source(source).frames(0, frames)], labels
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise SettingsError(f"{name} is {text!r}: expected whole numbers separated by commas, for example 1,5,10")
+    return tuple(dict.fromkeys(map(int, parts)))
 
 
-def fill_memory(segmenter: Segmenter, frames: Iterator[NDArray[np.uint8]], labels: NDArray[np.uint8]) -> None:
-    """Start the objects and update at every frame until the memory is full; ends at the beginning of a period."""
-    settings = segmenter.settings
-    _set_interval(segmenter, 1)
-    segmenter.step(next(frames), labels)
-    for _ in range(settings.memory + 1):
-        segmenter.step(next(frames))
-    _set_interval(segmenter, settings.interval)
-    tracker = next(iter(segmenter._trackers.values()))
-    while tracker.frame_count % settings.interval != settings.interval - 1 or tracker.frame_count < 3:
-        segmenter.step(next(frames))
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What was measured.
+
+    Attributes:
+        environment: the machine and the versions.
+        clip: what was shown.
+        cases: the first one is what the others are compared with.
+        products: GFLOP/s of single matrix products, by threads; empty where `onnx` is not installed.
+        peak_mb: largest resident set of the process, all cases loaded.
+        throughput: of whole clips, by bundle case.
+    """
+
+    environment: Environment
+    clip: BenchClip
+    cases: list[Measurement]
+    products: dict[int, list[float]]
+    peak_mb: float
+    throughput: list[Throughput]
 
 
-def _set_interval(segmenter: Segmenter, interval: int) -> None:
-    segmenter.settings = dataclasses.replace(segmenter.settings, interval=interval)
-    for tracker in segmenter._trackers.values():
-        tracker.settings = segmenter.settings
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A case that is not loaded yet.
+
+    Attributes:
+        against: number of the case that it is compared with.
+    """
+
+    bundle: Bundle
+    setup: Setup
+    against: int
 
 
-def load_trunk(bundle: Bundle, threads: int) -> tuple[Any, dict[str, NDArray[np.float32]]]:
-    """A session of the trunk alone, and its input."""
-    ort = import_onnxruntime()
-    record = bundle.manifest.graphs["backbone"]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    model = without_outputs(bundle.path(record.file).read_bytes(), {"x_tra", "x_ind"})
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    shape = [1 if isinstance(n, str) else n for n in record.inputs[0].shape]
-    crop = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
-    return session, {record.inputs[0].name: crop}
+def bench(
+    request: BenchRequest,
+    progress: Progress = lambda activity, done, total: None,
+    check: Callable[[Environment, BenchClip, Sequence[Setup]], None] = lambda environment, clip, setups: None,
+) -> BenchReport:
+    """Load, fill, time.
 
-
-def measure(
-    name: str | Path,
-    *,
-    source: Path = CLIP,
-    mask: Path | None = None,
-    objects: int = 1,
-    periods: int = PERIODS,
-    memory: int | None = None,
-    interval: int | None = None,
-    branches: str = "both",
-    threads: int | None = None,
-) -> Measurement:
-    """Time whole update periods of a bundle at a full memory, the trunk alone between them.
+    Args:
+        progress: see `Progress`.
+        check: called before anything is loaded; may refuse.
 
     Raises:
-        JointError: the bundle, the clip or a setting cannot be used.
+        JointError: a bundle, the clip or a setting cannot be used.
     """
-    bundle = Bundle.open(name)
-    segmenter = Segmenter.load(name, memory=memory, interval=interval, branches=branches, threads=threads)
-    settings = segmenter.settings
-    images, labels = read_clip(source, mask or source.with_suffix(".png"), objects, 48)
-    # Back and forth, so that an object never jumps.
-    frames = cycle([*images, *images[-2:0:-1]])
-    fill_memory(segmenter, frames, labels)
-    session, feeds = load_trunk(bundle, settings.threads)
-    result = Measurement(
-        str(name),
-        bundle.fingerprint,
-        dataclasses.asdict(settings),
-        objects,
-        (images[0].shape[0], images[0].shape[1]),
+    if request.periods < 1 or request.clips < 0:
+        raise SettingsError(f"periods is {request.periods}, clips {request.clips}: expected 1 or more, 0 or more")
+    environment = Environment.current(with_torch=request.reference)
+    clip = BenchClip.read(request.source, request.mask)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jointrt-bench-")))
+        plan = list(_plan(request, scratch, progress))
+        check(environment, clip, [planned.setup for planned in plan])
+        cases = _load(request, plan, clip, progress)
+        products = _time(cases, scratch, progress)
+        peak = peak_mb()
+        throughput = [
+            _run_clips(request, case, clip, scratch, progress)
+            for case in cases
+            if request.clips and case.measurement.setup.kind == "bundle"
+        ]
+    return BenchReport(environment, clip, [case.measurement for case in cases], products, peak, throughput)
+
+
+def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[Planned]:
+    """Bundles outermost; a reference right behind its bundle."""
+    number = 0
+    for position, opened in enumerate(map(Bundle.open, request.bundles)):
+        for crop in request.crops or (opened.manifest.geometry.crop_size,):
+            bundle = _cropped(request, opened, crop, scratch / f"{position}-{crop[0]}x{crop[1]}", progress)
+            choices = itertools.product(request.threads or (None,), request.memory or (None,), request.objects)
+            for threads, memory, objects in choices:
+                settings = Settings.resolve(
+                    bundle.manifest.defaults,
+                    memory=memory,
+                    interval=request.interval,
+                    branches=request.branches,
+                    threads=threads,
+                )
+                setup = bundle_setup(opened.folder.absolute().name, bundle, settings, objects)
+                yield Planned(bundle, setup, 0)
+                number += 1
+                if request.reference and position == 0:
+                    reference = dataclasses.replace(setup, kind="reference", precision="fp32")
+                    yield Planned(bundle, reference, number - 1)
+                    number += 1
+
+
+def _cropped(request: BenchRequest, bundle: Bundle, crop: tuple[int, int], folder: Path, progress: Progress) -> Bundle:
+    if crop == bundle.manifest.geometry.crop_size:
+        return bundle
+    from .recrop import with_other_crop
+
+    return with_other_crop(bundle, crop, request.weights, folder, lambda step: progress(step, 0, 0))
+
+
+def _load(request: BenchRequest, plan: list[Planned], clip: BenchClip, progress: Progress) -> list[Case]:
+    cases: list[Case] = []
+    trunks: dict[tuple[str, int], Callable[[], object]] = {}
+    for number, planned in enumerate(plan):
+        progress("filling the memory", number, len(plan))
+        bundle, setup = planned.bundle, planned.setup
+        if setup.kind == "reference":
+            filled = cases[planned.against]
+            case = reference_case(bundle, request.weights, setup, filled, clip, request.periods)
+        else:
+            key = (setup.fingerprint, setup.settings.threads)
+            if key not in trunks:
+                trunks[key] = load_trunk(bundle, setup.settings.threads)
+            case = bundle_case(bundle, setup, clip, request.periods, trunks[key])
+        case.measurement.against = planned.against
+        cases.append(case)
+    return cases
+
+
+def _time(cases: list[Case], scratch: Path, progress: Progress) -> dict[int, list[float]]:
+    """Fill the cases' measurements; returns the rates of matrix products taken in the same run, by threads."""
+    rates: dict[int, list[float]] = {}
+    measures: dict[int, Callable[[], float]] = {}
+    if find_spec("onnx") is not None:
+        from .roofline import MatrixProduct
+
+        measures = {n: MatrixProduct(n).rate for n in sorted({c.measurement.setup.settings.threads for c in cases})}
+    total = sum(case.periods * case.measurement.setup.settings.interval for case in cases)
+    done = itertools.count(1)
+
+    def between() -> None:
+        for threads, measure in measures.items():
+            rates.setdefault(threads, []).extend(measure() for _ in range(PRODUCT_RUNS))
+
+    progress("timing", 0, total)
+    time_rounds(cases, scratch, between, lambda: progress("timing", next(done), total))
+    return rates
+
+
+def _run_clips(request: BenchRequest, case: Case, clip: BenchClip, scratch: Path, progress: Progress) -> Throughput:
+    source, setup = open_source(request.source), case.measurement.setup
+    total, done = request.clips * (source.count or 0), itertools.count(1)
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    assert isinstance(case.stepper, Segmenter)
+    return run_clips(
+        case.stepper,
+        setup,
+        source,
+        clip.mask(setup.objects),
+        request.clips,
+        folder,
+        lambda: progress("running whole clips", next(done), total),
     )
-    for _ in range(2):
-        session.run(None, feeds)
-    for _ in range(settings.interval):
-        segmenter.step(next(frames))
-    segmenter.clock.enabled = True
-    for _ in range(periods):
-        for _ in range(settings.interval):
-            start = time.perf_counter()
-            segmenter.step(next(frames))
-            result.frames.append(1e3 * (time.perf_counter() - start))
-        for _ in range(TRUNK_RUNS):
-            start = time.perf_counter()
-            session.run(None, feeds)
-            result.trunk.append(1e3 * (time.perf_counter() - start))
-    result.stages = {stage: [1e3 * t for t in times] for stage, times in segmenter.clock.durations.items()}
-    result.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return result
-
-
-def as_table(result: Measurement) -> Table:
-    """Stages with their share of a frame; whole frames below."""
-    ratio, low, high = result.ratio_interval()
-    settings = result.settings
-    table = Table(
-        title=f"{result.bundle}: {result.frame_size[1]}x{result.frame_size[0]}, {result.objects} object(s), "
-        f"memory {settings['memory']}, interval {settings['interval']}, {settings['threads']} threads",
-        caption=f"{1e3 / result.amortised_frame_ms:.1f} frames/s; trunk alone {result.trunk_ms:.1f} ms; "
-        f"frame / trunk {ratio:.2f} (95 %: {low:.2f} to {high:.2f}); peak {result.peak_mb:.0f} MB"
-        + ("" if result.is_steady() else "; UNSTEADY: the machine slowed down during the run"),
-    )
-    table.add_column("stage")
-    for title in ("ms per frame", "share", "calls", "min", "p50", "p90", "p99"):
-        table.add_column(title, justify="right")
-    rows = {**result.stages, "frame": result.frames}
-    for stage, times in rows.items():
-        per_frame = sum(times) / len(result.frames)
-        quantiles = (f"{v:.1f}" for v in np.percentile(times, (0, 50, 90, 99)))
-        share = f"{per_frame / result.amortised_frame_ms:.1%}"
-        table.add_row(stage, f"{per_frame:.1f}", share, str(len(times)), *quantiles)
-    return table
-
-
-def as_json(result: Measurement) -> dict[str, Any]:
-    """Everything measured, the figures first, with the machine and the versions."""
-    ratio, low, high = result.ratio_interval()
-    return {
-        "amortised_frame_ms": result.amortised_frame_ms,
-        "trunk_ms": result.trunk_ms,
-        "ratio": ratio,
-        "ratio_interval": [low, high],
-        "frames_per_second": 1e3 / result.amortised_frame_ms,
-        "steady": result.is_steady(),
-        **dataclasses.asdict(result),
-        "environment": {
-            "machine": platform.machine(),
-            "processor": _processor(),
-            "python": platform.python_version(),
-            "onnxruntime": import_onnxruntime().__version__,
-            "numpy": np.__version__,
-        },
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
-def write_json(results: list[Measurement], path: Path) -> None:
-    """One run's figures at the top level; several under `runs`.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    values = [as_json(result) for result in results]
-    content = values[0] if len(values) == 1 else {"runs": values}
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-        aside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -22,6 +22,8 @@ from ..runtime.device_segmenter import DeviceSegmenter
 from ..runtime.errors import OutputError, SettingsError
 from ..runtime.masks import read_label_map
 from ..runtime.sources import open_source
+from .bench import BenchRequest
+from .bench_report import Outputs
 
 CLIP = Path(__file__).resolve().parent.parent / "examples" / "dog.mp4"
 CLIP_FRAMES = 48
@@ -105,6 +107,43 @@ def _chosen_objects(mask: Path, objects: int) -> NDArray[np.uint8]:
     if not 1 <= objects <= len(ids):
         raise SettingsError(f"objects is {objects}: {mask} holds {len(ids)}")
     return np.where(np.isin(labels, ids[:objects]), labels, 0).astype(np.uint8)
+
+
+def run_request(request: BenchRequest, outputs: Outputs, *, device: str, backend: str) -> None:
+    """Time the bundles of a request at its sizes of the memory.
+
+    Raises:
+        SettingsError: it asks for what is measured on the CPU only.
+    """
+    several = {"objects": request.objects, "threads": request.threads}
+    unknown = [f"several {name}" for name, values in several.items() if len(values) > 1]
+    given = {
+        "crop": request.crops,
+        "reference": request.reference,
+        "weights": request.weights,
+        "clips": request.clips,
+        "plots": outputs.plots,
+        "html": outputs.html,
+        "against": outputs.against,
+    }
+    unknown += [f"--{name}" for name, value in given.items() if value]
+    if unknown:
+        raise SettingsError(f"{', '.join(unknown)}: measured on the CPU only; leave out, or leave out --device")
+    outputs.check()
+    run_on_device(
+        request.bundles,
+        memory=request.memory,
+        json_file=outputs.json,
+        device=device,
+        backend=backend,
+        source=request.source,
+        mask=request.mask,
+        objects=request.objects[0],
+        periods=request.periods,
+        interval=request.interval,
+        branches=request.branches,
+        threads=request.threads[0] if request.threads else None,
+    )
 
 
 def run_on_device(

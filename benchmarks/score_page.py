@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .html_page import document, fact_list, picture
 from .scores import HEADER, MEAN, ObjectScore, rows
 
 WORST_PER_OBJECT = 3
@@ -84,19 +84,13 @@ def as_page(title: str, facts: Mapping[str, str], scores: Sequence[ObjectScore],
         worst: pictures to choose the worst `WORST_SHOWN` from.
     """
     shown = sorted(worst, key=lambda w: w.score)[:WORST_SHOWN]
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n"
-        f"<h1>{escape(title)}</h1>\n{_facts(facts)}<h2>Figures</h2>\n{_table(scores)}<h2>Worst frames</h2>\n"
+    return document(
+        title,
+        f"{fact_list(facts)}<h2>Figures</h2>\n{_table(scores)}<h2>Worst frames</h2>\n"
         f"<p>Object pixels {_swatch('found', FOUND)}, {_swatch('missed', MISSED)}, and "
         f"{_swatch('background taken for the object', WRONG)}.</p>\n"
-        f'<div class="frames">\n{"".join(_figure(w) for w in shown)}</div>\n</html>\n'
+        f'<div class="frames">\n{"".join(_figure(w) for w in shown)}</div>\n',
     )
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    items = "".join(f"<dt>{escape(name)}<dd>{escape(value)}" for name, value in facts.items())
-    return f"<dl>{items}</dl>\n"
 
 
 def _table(scores: Sequence[ObjectScore]) -> str:
@@ -126,25 +120,9 @@ def _points(values: Sequence[float]) -> str:
 
 
 def _figure(worst: WorstFrame) -> str:
-    picture = base64.b64encode(worst.jpeg).decode("ascii")
-    caption = f"{escape(worst.sequence)}, object {worst.object_id}, frame {escape(worst.frame)}"
-    return (
-        f'<figure><img alt="{caption}" src="data:image/jpeg;base64,{picture}">'
-        f"<figcaption>{caption}: J {worst.region:.3f}, F {worst.boundary:.3f}</figcaption></figure>\n"
-    )
+    caption = f"{worst.sequence}, object {worst.object_id}, frame {worst.frame}"
+    return picture(worst.jpeg, "jpeg", caption, f"{caption}: J {worst.region:.3f}, F {worst.boundary:.3f}")
 
 
 def _swatch(text: str, colour: tuple[int, int, int]) -> str:
     return f'<b style="border-bottom: 4px solid rgb{colour}">{text}</b>'
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1500px; padding: 0 1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-td, th { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left }
-.mean { font-weight: bold }
-dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem } dd { margin: 0 }
-.frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1rem }
-figure { margin: 0 } img { width: 100%; display: block } figcaption { font-size: .85em }
-"""

@@ -6,7 +6,13 @@ out. The graph's message is edited directly: timing a bundle must not need the `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..runtime.bundle import Bundle
+from ..runtime.engine import import_onnxruntime
 
 _GRAPH = 7
 """Field number of `ModelProto.graph`."""
@@ -18,6 +24,25 @@ _NAME = 1
 """Field number of `ValueInfoProto.name` and of `NodeProto.input`."""
 _NODE_OUTPUT = 2
 """Field number of `NodeProto.output`."""
+
+
+def load_trunk(bundle: Bundle, threads: int) -> Callable[[], object]:
+    """What runs the trunk alone, once per call, on one crop."""
+    record = bundle.manifest.graphs["backbone"]
+    session = load_session(without_outputs(bundle.path(record.file).read_bytes(), {"x_tra", "x_ind"}), threads)
+    shape = [1 if isinstance(n, str) else n for n in record.inputs[0].shape]
+    feeds = {record.inputs[0].name: np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)}
+    return lambda: session.run(None, feeds)
+
+
+def load_session(model: bytes, threads: int) -> Any:
+    """A session of a model's bytes on the CPU; like an engine of a bundle it does not spin on cores it leaves."""
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def without_outputs(model: bytes, names: set[str]) -> bytes:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..model.config import ModelConfig
 from ..model.network import Features, JointNet
+from ..model.target_model import to_filter
 from ..runtime.clock import StageClock
 from ..runtime.manifest import Defaults, Geometry
 from ..runtime.segmenter import Segmenter
@@ -97,12 +98,25 @@ class ReferenceTarget:
         return logits
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Not offered: the reference is run from the first frame."""
+        """Not offered: the reference keeps no state across runs."""
         raise NotImplementedError("the reference keeps no state across runs")
 
     def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
-        """Not offered."""
-        raise NotImplementedError("the reference keeps no state across runs")
+        """Go on from the memory, the filter and the last features of a bundle's target (`OnnxTarget.state_dict`)."""
+        config = self.network.net.config
+        absent = np.zeros((1, config.feature_size[0] * config.feature_size[1], 0), np.float32)
+
+        def maps(tokens: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(tokens.copy()).transpose(1, 2).unflatten(2, config.feature_size)
+
+        self.memory = []
+        for slot in range(state["z_ind"].shape[1]):
+            x_ind, E_ind, W = (maps(state[name][:, slot]) for name in ("z_ind", "E_ind_all", "W_all"))
+            x_tra, E_tra = (maps(state.get(f"frame{slot}.{name}", absent)) for name in ("z", "E_tra"))
+            self.memory.append((x_ind, E_ind, W, x_tra, E_tra))
+        if self.network.settings.branches != "transduction":
+            self.omega = to_filter(torch.from_numpy(state["omega"].copy()), config.filter_size)
+        self.features = Features([], maps(state["x_tra"]), maps(state["x_ind"]))
 
 
 def reference_segmenter(net: JointNet, settings: Settings) -> Segmenter:

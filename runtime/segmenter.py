@@ -122,6 +122,18 @@ class Segmenter:
         self._probabilities: NDArray[np.float32] | None = None
         self._region: tuple[slice, slice] = (slice(0, 0), slice(0, 0))
 
+    def set_interval(self, interval: int) -> None:
+        """Let T be `interval` from the next frame on, for all objects.
+
+        Raises:
+            SettingsError: it is less than 1.
+        """
+        if interval < 1:
+            raise SettingsError(f"interval is {interval}: expected 1 or more")
+        self.settings = dataclasses.replace(self.settings, interval=interval)
+        for tracker in self._trackers.values():
+            tracker.settings = self.settings
+
     def step(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> NDArray[np.uint8]:
         """Segment the next frame.
 
