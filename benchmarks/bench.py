@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import SettingsError
@@ -26,6 +27,9 @@ from .environment import Environment, peak_mb
 from .measure import Case, Measurement, Setup, time_rounds
 from .throughput import Throughput, run_clips
 from .trunk import load_trunk
+
+if TYPE_CHECKING:
+    from ..model.network import JointNet
 
 PERIODS = 6
 """Update periods that are timed."""
@@ -108,11 +112,13 @@ class Planned:
 
     Attributes:
         against: number of the case that it is compared with.
+        net: of a reference.
     """
 
     bundle: Bundle
     setup: Setup
-    against: int
+    against: int = 0
+    net: JointNet | None = None
 
 
 def bench(
@@ -129,8 +135,9 @@ def bench(
     Raises:
         JointError: a bundle, the clip or a setting cannot be used.
     """
-    if request.periods < 1 or request.clips < 0:
-        raise SettingsError(f"periods is {request.periods}, clips {request.clips}: expected 1 or more, 0 or more")
+    for name, value, least in (("periods", request.periods, 1), ("clips", request.clips, 0)):
+        if value < least:
+            raise SettingsError(f"{name} is {value}: expected {least} or more")
     environment = Environment.current(with_torch=request.reference)
     clip = BenchClip.read(request.source, request.mask)
     with ExitStack() as stack:
@@ -154,6 +161,7 @@ def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[
     for position, opened in enumerate(map(Bundle.open, request.bundles)):
         for crop in request.crops or (opened.manifest.geometry.crop_size,):
             bundle = _cropped(request, opened, crop, scratch / f"{position}-{crop[0]}x{crop[1]}", progress)
+            net = _reference_net(bundle, request.weights) if request.reference and position == 0 else None
             choices = itertools.product(request.threads or (None,), request.memory or (None,), request.objects)
             for threads, memory, objects in choices:
                 settings = Settings.resolve(
@@ -164,12 +172,18 @@ def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[
                     threads=threads,
                 )
                 setup = bundle_setup(opened.folder.absolute().name, bundle, settings, objects)
-                yield Planned(bundle, setup, 0)
+                yield Planned(bundle, setup)
                 number += 1
-                if request.reference and position == 0:
+                if net is not None:
                     reference = dataclasses.replace(setup, kind="reference", precision="fp32")
-                    yield Planned(bundle, reference, number - 1)
+                    yield Planned(bundle, reference, number - 1, net)
                     number += 1
+
+
+def _reference_net(bundle: Bundle, weights: Path | None) -> JointNet:
+    from ..export.bundle_export import bundle_network
+
+    return bundle_network(bundle, weights)
 
 
 def _cropped(request: BenchRequest, bundle: Bundle, crop: tuple[int, int], folder: Path, progress: Progress) -> Bundle:
@@ -186,14 +200,15 @@ def _load(request: BenchRequest, plan: list[Planned], clip: BenchClip, progress:
     for number, planned in enumerate(plan):
         progress("filling the memory", number, len(plan))
         bundle, setup = planned.bundle, planned.setup
-        if setup.kind == "reference":
-            filled = cases[planned.against]
-            case = reference_case(bundle, request.weights, setup, filled, clip, request.periods)
+        if planned.net is not None:
+            case = reference_case(planned.net, setup, cases[planned.against], clip, request.periods)
         else:
+            case = bundle_case(bundle, setup, clip, request.periods)
             key = (setup.fingerprint, setup.settings.threads)
             if key not in trunks:
                 trunks[key] = load_trunk(bundle, setup.settings.threads)
-            case = bundle_case(bundle, setup, clip, request.periods, trunks[key])
+            case.trunk = trunks[key]
+            case.trunk()
         case.measurement.against = planned.against
         cases.append(case)
     return cases

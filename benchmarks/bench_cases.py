@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..runtime.bundle import Bundle
 from ..runtime.onnx_network import OnnxNetwork
@@ -17,7 +16,10 @@ from .engine_calls import Call, counted_calls
 from .environment import resident_mb
 from .measure import Case, Measurement, Setup
 
-REFERENCE_SECONDS = 120.0
+if TYPE_CHECKING:
+    from ..model.network import JointNet
+
+REFERENCE_SECONDS = 60.0
 """About as long a reference is timed: its frames are slow, and its number of periods follows from the first."""
 
 
@@ -36,12 +38,8 @@ def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int) ->
     )
 
 
-def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int, trunk: Callable[[], object]) -> Case:
-    """Load a bundle, fill its memory and let one period pass.
-
-    Args:
-        trunk: runs the bundle's trunk alone.
-    """
+def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int) -> Case:
+    """Load a bundle, fill its memory and let one period pass."""
     settings, before, began = setup.settings, resident_mb(), time.perf_counter()
     segmenter = Segmenter.load(
         bundle.folder,
@@ -53,8 +51,7 @@ def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int, tru
     )
     shown = fill_memory(segmenter, clip, setup.objects)
     measurement = Measurement(setup, fill_seconds=time.perf_counter() - began, resident_mb=_growth(before))
-    case = Case(measurement, segmenter, clip.frames(shown), shown, periods, trunk)
-    trunk()
+    case = Case(measurement, segmenter, clip.frames(shown), shown, periods)
     assert isinstance(segmenter.network, OnnxNetwork)
     with counted_calls(segmenter.network) as calls:
         for _ in range(settings.interval):
@@ -94,30 +91,23 @@ def fill_memory(segmenter: Segmenter, clip: BenchClip, objects: int) -> int:
     return shown
 
 
-def reference_case(
-    bundle: Bundle, weights: Path | None, setup: Setup, filled: Case, clip: BenchClip, periods: int
-) -> Case:
+def reference_case(net: JointNet, setup: Setup, filled: Case, clip: BenchClip, periods: int) -> Case:
     """The PyTorch network that a bundle was made from, going on from the memory of the bundle's own case.
 
     Its memory is encoded anew at every frame, as the released code does.
 
     Args:
-        weights: those that the bundle was made from; those in the bundle if None.
         filled: not timed yet.
         periods: at most; fewer where they would take longer than `REFERENCE_SECONDS`.
-
-    Raises:
-        BundleError: there are no such weights.
     """
     import torch
 
-    from ..export.bundle_export import bundle_network
     from ..export.reference import reference_segmenter
 
     began, before = time.perf_counter(), resident_mb()
     assert isinstance(filled.stepper, Segmenter)
     settings, state = setup.settings, filled.stepper.state_dict()
-    reference = reference_segmenter(bundle_network(bundle, weights), settings)
+    reference = reference_segmenter(net, settings)
     reference.load_state_dict(state)
     case = Case(
         Measurement(setup, fill_seconds=time.perf_counter() - began),

@@ -79,6 +79,7 @@ def _sweep_lines(cases: Sequence[Measurement], facet: str) -> bytes:
     figure, axes = _duration_axes([case.amortised_frame_ms for case in cases])
     for label, points in lines.items():
         axes.plot(*zip(*sorted(points), strict=True), label=label, marker="o")
+    axes.set_xticks(sorted({_size(case, facet) for case in cases}))
     axes.set_xlabel("frames in memory" if facet == "memory" else "objects")
     axes.set_ylabel("ms per frame, mean over update periods")
     axes.legend(fontsize="small")
