@@ -140,6 +140,8 @@ def bench(
             raise SettingsError(f"{name} is {value}: expected {least} or more")
     environment = Environment.current(with_torch=request.reference)
     clip = BenchClip.read(request.source, request.mask)
+    for objects in request.objects:
+        clip.mask(objects)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jointrt-bench-")))
         plan = list(_plan(request, scratch, progress))
