@@ -119,6 +119,7 @@ def reference_case(net: JointNet, setup: Setup, filled: Case, clip: BenchClip, p
     )
     case.warm_up()
     reference.load_state_dict(state)
+    case.frames, case.shown = clip.frames(filled.shown), filled.shown
     case.measurement.resident_mb = _growth(before)
     period = settings.interval * case.measurement.warm_up[0] / 1e3
     case.periods = max(1, min(periods, int(REFERENCE_SECONDS / period)))
