@@ -1,4 +1,4 @@
-"""The command's side of `jointrt bench`: what is checked before anything is measured, what is shown, what is written."""
+"""The command side of `jointrt bench`: what is checked before anything is measured, what is shown, what is written."""
 
 from __future__ import annotations
 
