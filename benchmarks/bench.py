@@ -183,7 +183,7 @@ def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[
 
 
 def _reference_net(bundle: Bundle, weights: Path | None) -> JointNet:
-    from ..export.bundle_export import bundle_network
+    from ..export.bundle_weights import bundle_network
 
     return bundle_network(bundle, weights)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..export.bundle_export import WEIGHTS, export_bundle
+from ..export.bundle_export import export_bundle
+from ..export.bundle_weights import WEIGHTS
 from ..runtime.bundle import Bundle
 from ..runtime.errors import BundleError
 

@@ -14,6 +14,7 @@ from .bundle import Bundle
 from .clock import StageClock
 from .crop import OUTSIDE
 from .device_backends import load_device_segmenter, runs_on_device
+from .errors import SettingsError
 from .manifest import Geometry
 from .network import Network
 from .onnx_network import OnnxNetwork

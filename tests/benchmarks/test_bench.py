@@ -23,7 +23,7 @@ from jointrt.benchmarks.bench_tables import INDUCTION, as_grids, case_names
 from jointrt.benchmarks.measure import turns
 from jointrt.benchmarks.throughput import run_clips
 from jointrt.benchmarks.trunk import without_outputs
-from jointrt.export.bundle_export import bundle_network
+from jointrt.export.bundle_weights import bundle_network
 from jointrt.export.reference import reference_segmenter
 from jointrt.runtime.errors import BundleError, MaskError, SettingsError
 from jointrt.runtime.masks import read_label_map, write_label_map
