@@ -70,11 +70,12 @@ class Graph(nn.Module):
         }
         kinds = {
             **dict.fromkeys(
-                ("x_tra", "x_ind", "z", "z_new", "z_old", "C", "C_new", "C_next", "C_new_next"), "features"
+                ("x_tra", "x_ind", "z", "z_new", "z_old", "C", "C_new", "C_next", "C_new_next", "C_old", "C_term"),
+                "features",
             ),
             **dict.fromkeys(("query", "key", "key_new", "key_old", "key_cross"), "key"),
             **dict.fromkeys(("E_ind", "W", "E_tra", "E_tra_star", "numerator"), "encoding"),
-            **dict.fromkeys(("D", "D_new", "D_next", "D_new_next", "denominator"), "scalar"),
+            **dict.fromkeys(("D", "D_new", "D_next", "D_new_next", "D_old", "D_term", "denominator"), "scalar"),
         }
         if name in kinds:
             return Port(name, ("B", n, tokens[kinds[name]]))
@@ -189,12 +190,19 @@ class MemoryAddGraph(AttentionGraph):
     def forward(
         self, z: Tensor, key: Tensor, C: Tensor, D: Tensor, z_new: Tensor, key_new: Tensor, C_new: Tensor, D_new: Tensor
     ) -> tuple[Tensor, ...]:
+        C_term, D_term, C_new_term, D_new_term = self.terms(z, key, z_new, key_new)
+        C, D = C + C_term, D + D_term
+        return C, D, C_new + C_new_term, D_new + D_new_term, encode(self.net, z, C, D)
+
+    def terms(self, z: Tensor, key: Tensor, z_new: Tensor, key_new: Tensor) -> tuple[Tensor, ...]:
+        """What the new frame adds to the other's C and D, and the other frame to the new one's."""
         affinity = self.affinity(key, key_new)
-        C = C + self.unit * (affinity @ z_new)
-        D = D + self.unit * affinity.sum(-1, keepdim=True)
-        C_new = C_new + self.unit * (affinity.transpose(1, 2) @ z)
-        D_new = D_new + self.unit * column_sums(affinity).transpose(1, 2)
-        return C, D, C_new, D_new, encode(self.net, z, C, D)
+        return (
+            self.unit * (affinity @ z_new),
+            self.unit * affinity.sum(-1, keepdim=True),
+            self.unit * (affinity.transpose(1, 2) @ z),
+            self.unit * column_sums(affinity).transpose(1, 2),
+        )
 
 
 class MemoryReplaceGraph(MemoryAddGraph):
@@ -222,6 +230,36 @@ class MemoryReplaceGraph(MemoryAddGraph):
         C = C - self.unit * (affinity @ z_old)
         D = D - self.unit * affinity.sum(-1, keepdim=True)
         return super().forward(z, key, C, D, z_new, key_new, C_new, D_new)
+
+
+class MemorySwapGraph(MemoryAddGraph):
+    """As `memory_replace`, the terms that leave given instead of computed; the new frame's own terms are put out."""
+
+    name = "memory_swap"
+
+    def inputs(self) -> list[Port]:
+        return self.ports("z key C D z_new key_new C_new D_new C_old D_old")
+
+    def outputs(self) -> list[Port]:
+        return self.ports("C_next D_next C_new_next D_new_next C_term D_term key_cross")
+
+    def forward(  # type: ignore[override]
+        self,
+        z: Tensor,
+        key: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z_new: Tensor,
+        key_new: Tensor,
+        C_new: Tensor,
+        D_new: Tensor,
+        C_old: Tensor,
+        D_old: Tensor,
+    ) -> tuple[Tensor, ...]:
+        C_term, D_term, C_new_term, D_new_term = self.terms(z, key, z_new, key_new)
+        C, D = C - C_old + C_term, D - D_old + D_term
+        key_cross = encode(self.net, z, C, D)
+        return C, D, C_new + C_new_term, D_new + D_new_term, C_new_term, D_new_term, key_cross
 
 
 class MemoryEncodeGraph(Graph):
@@ -347,6 +385,7 @@ GRAPHS: tuple[type[Graph], ...] = (
     QueryGraph,
     MemoryAddGraph,
     MemoryReplaceGraph,
+    MemorySwapGraph,
     MemoryEncodeGraph,
     MemoryReadGraph,
     FewShotResidualGraph,

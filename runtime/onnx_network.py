@@ -7,6 +7,7 @@ an object's first frame; where a graph renews an array, input and output take tu
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .clock import StageClock
 from .engine import Buffer, Engine
+from .pair_terms import TermPool
 from .settings import INITIAL_STEPS, UPDATE_STEPS, Settings
 
 
@@ -27,7 +29,7 @@ class OnnxNetwork:
         unused = {
             "both": (),
             "transduction": ("few_shot_residual", "few_shot_step"),
-            "induction": ("transformer_query", "memory_add", "memory_replace", "memory_encode", "memory_read"),
+            "induction": ("transformer_query", *_CHANGES, "memory_encode", "memory_read"),
         }[settings.branches]
         manifest = bundle.manifest
         self.engines = {
@@ -46,6 +48,8 @@ class OnnxNetwork:
         self.denominator_sum = np.zeros_like(self.denominator.array)
         self.spare_C, self.spare_D = self.buffer("C"), self.buffer("D")
         self.spare_C_new, self.spare_D_new = self.buffer("C"), self.buffer("D")
+        self.terms = TermPool(partial(self.buffer, "C"), partial(self.buffer, "D"))
+        self.spare_term = self.terms.new_term(0, 0)
         self.omega_next = self.buffer("omega")
         _, D, _, n = self.shape("residual")
         self.residuals = [np.zeros(settings.memory * D * n, np.float32) for _ in range(3)]
@@ -78,6 +82,7 @@ class OnnxTarget:
         self.stored = 0
         # One entry per stored frame, of the transduction branch.
         self.frames: list[dict[str, Buffer]] = []
+        self.terms = network.terms.new_user()
         # The few-shot learner reads all samples as one array.
         capacity = network.settings.memory
         _, _, n, C = network.shape("z_ind")
@@ -168,12 +173,10 @@ class OnnxTarget:
         """Add the extracted frame's terms to all others' attention and theirs to its own; take the old frame's out."""
         net, frame = self.network, self.frames[slot]
         new = {"z_new": self.x_tra, "key_new": self.key}
-        old = {"z_old": frame["z"], "key_old": frame["key"]} if replaced else {}
-        engine = net.engines["memory_replace" if replaced else "memory_add"]
         for i, other in enumerate(self.frames):
             if i == slot:
                 continue
-            inputs = {name: other[name] for name in ("z", "key", "C", "D")}
+            old = {"z_old": frame["z"], "key_old": frame["key"]} if replaced else {}
             outputs = {
                 "C_next": net.spare_C,
                 "D_next": net.spare_D,
@@ -181,6 +184,15 @@ class OnnxTarget:
                 "D_new_next": net.spare_D_new,
                 "key_cross": other["key_cross"],
             }
+            engine = net.engines["memory_replace" if replaced else "memory_add"]
+            term = self.terms.renew(i, slot, replaced) if "memory_swap" in net.engines else None
+            if term is not None:
+                engine = net.engines["memory_swap"]
+                old = {"C_old": term.C, "D_old": term.D}
+                outputs |= {"C_term": net.spare_term.C, "D_term": net.spare_term.D}
+                term.C, net.spare_term.C = net.spare_term.C, term.C
+                term.D, net.spare_term.D = net.spare_term.D, term.D
+            inputs = {name: other[name] for name in ("z", "key", "C", "D")}
             engine.run({**inputs, **new, **old, "C_new": self.C, "D_new": self.D}, outputs)
             other["C"], net.spare_C = net.spare_C, other["C"]
             other["D"], net.spare_D = net.spare_D, other["D"]
@@ -214,7 +226,8 @@ class OnnxTarget:
         current = {name: getattr(self, name).array for name in _CURRENT}
         samples = {name: array[:, : self.stored] for name, array in self.samples.items()}
         frames = {f"frame{i}.{name}": b.array for i, frame in enumerate(self.frames) for name, b in frame.items()}
-        return {name: array.copy() for name, array in {**current, **samples, **frames}.items()}
+        terms = {"terms": self.terms.slots}
+        return {name: array.copy() for name, array in {**current, **samples, **frames, **terms}.items()}
 
     def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
         """The reverse of `state_dict`."""
@@ -228,6 +241,29 @@ class OnnxTarget:
         self.frames = [
             {name: Buffer(np.ascontiguousarray(state[f"frame{i}.{name}"])) for name in ports} for i in range(count)
         ]
+        for row, column in state["terms"].tolist():
+            self._restore_term(row, column)
+
+    def _restore_term(self, row: int, column: int) -> None:
+        """Compute a kept term as it once was, to the bit: from the same frames with the same graph."""
+        net, new, other = self.network, self.frames[row], self.frames[column]
+        term = self.terms.renew(column, row, replaced=False)
+        if term is None:
+            return
+        frames = {"z": other["z"], "key": other["key"], "z_new": new["z"], "key_new": new["key"]}
+        sums = {"C": other["C"], "D": other["D"], "C_new": new["C"], "D_new": new["D"]}
+        outputs = {
+            "C_next": net.spare_C,
+            "D_next": net.spare_D,
+            "C_new_next": net.spare_C_new,
+            "D_new_next": net.spare_D_new,
+            "C_term": term.C,
+            "D_term": term.D,
+            "key_cross": net.buffer("key_cross"),
+        }
+        leaving = {"C_old": net.spare_term.C, "D_old": net.spare_term.D}
+        net.engines["memory_swap"].run({**frames, **sums, **leaving}, outputs)
 
 
+_CHANGES = ("memory_add", "memory_replace", "memory_swap")
 _CURRENT = ("x_tra", "x_ind", "query", "key", "C", "D", "omega")
