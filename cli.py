@@ -480,7 +480,7 @@ def quantize(
         list[Path], typer.Option(help="A clip to calibrate on, with its mask beside it, NAME.png; may be repeated.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The int8 bundle's folder.")],
-    max_error: Annotated[float, typer.Option(help="Layers stay in fp32 until a graph's error is below this.")] = 0.08,
+    max_error: Annotated[float, typer.Option(help="Layers stay in fp32 until a graph's error is below this.")] = 0.1,
     frames: Annotated[int, typer.Option(help="Frames of each clip.")] = 8,
     samples: Annotated[int, typer.Option(help="Calls of each graph and clip to calibrate on.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,

@@ -22,7 +22,7 @@ from ..model.network import JointNet
 from ..model.target_model import apply_filter, descent_step, feature_scale, residuals
 from ..model.transformer import to_tokens
 from .projection import FoldedProjection
-from .winograd import WinogradConv
+from .winograd import DirectConv, WinogradConv
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +104,12 @@ class BackboneGraph(Graph):
     """Crop -> layers 1 to 4 and both adjusted features."""
 
     name = "backbone"
+    convolution: ClassVar[type[WinogradConv] | type[DirectConv]] = WinogradConv
 
     def __init__(self, net: JointNet) -> None:
         super().__init__(net)
         adjusters = (net.adjust_tra[0], net.adjust_ind[0])
-        self.adjust = WinogradConv([conv.weight for conv in adjusters if isinstance(conv, nn.Conv2d)])
+        self.adjust = self.convolution([conv.weight for conv in adjusters if isinstance(conv, nn.Conv2d)])
 
     def inputs(self) -> list[Port]:
         return self.ports("crop")
@@ -124,6 +125,12 @@ class BackboneGraph(Graph):
         scale = feature_scale(self.config.feature_channels, self.config.filter_size)
         size = self.cells * self.config.feature_channels
         return *layers, x_tra, x_ind * (scale * torch.sqrt(size / (energy + 1e-5)))
+
+
+class PlainBackboneGraph(BackboneGraph):
+    """The same with ordinary convolutions throughout, so that all of them can be quantised."""
+
+    convolution = DirectConv
 
 
 class LabelEncoderGraph(Graph):

@@ -1,12 +1,14 @@
 """`jointrt quantize`: an fp32 bundle -> one whose convolutions compute with 8 bits on the CPU.
 
 Activations are unsigned, weights signed with a scale per output channel, in ONNX Runtime's QDQ form. A layer's
-sensitivity is the error of its graph when that layer alone is quantised; the most sensitive ones stay in fp32, as
-many as it takes to bring the graph's error under a target.
+sensitivity is the error of its graph when that layer alone is quantised. Layers' errors are about independent, so their
+squares add up: those with the largest square for the time that they cost in fp32 stay there, as many as it takes to
+bring the graph's error under a target.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,17 +29,22 @@ from ..runtime.engine import Buffer, Engine, import_onnxruntime
 from ..runtime.errors import BundleError, SettingsError
 from ..runtime.manifest import GraphQuantization, GraphRecord, Quantization
 from ..runtime.settings import available_cores
-from .bundle_export import replaced_folder, tool_versions, write_manifest
+from .bundle_export import WEIGHTS, bundle_network, replaced_folder, tool_versions, write_manifest
 from .clips import Call, Clip, record_calls
+from .graphs import PlainBackboneGraph
+from .onnx_export import export_graph
 from .parity import differences
 
 QUANTIZED = ("backbone", "label_encoder", "decoder")
 """Graphs that are quantised; attention, memory and few-shot learner stay fp32."""
-LAYERS = "Conv"
-"""Operator whose instances are layers."""
+LAYERS = ("Conv", "MatMul")
+"""Operators that are layers where their second operand is constant."""
 BETWEEN = ("Relu", "Clip", "Add", "MaxPool")
 """Operators that follow a layer into 8 bits, so that it need not return to fp32 before them."""
-MAX_ERROR = 0.08
+MS_PER_PRODUCT, MS_PER_CONVERSION = 5.5e-9, 0.65e-6
+"""What a multiplication in fp32 costs more than in 8 bits, and a number's way from one to the other and its layout, in
+milliseconds of one thread: measured on a Zen 5 with VNNI; only their ratio matters."""
+MAX_ERROR = 0.1
 """Default target of a graph's error: relative L2, worst output, mean over calls."""
 JUDGED = 2
 """Calls on which errors are measured."""
@@ -94,6 +101,9 @@ def quantize_bundle(
             shutil.copyfile(bundle.path(name), folder / name)
         progress("running the clips")
         calls = record_calls(bundle.folder, opened, QUANTIZED, frames=options.frames, per_clip=options.samples)
+        if bundle.path(WEIGHTS).is_file():
+            progress("tracing the backbone without Winograd's transforms")
+            export_graph(PlainBackboneGraph(bundle_network(bundle)), folder)
         records = {}
         for name in QUANTIZED:
             record = manifest.graphs[name]
@@ -145,7 +155,8 @@ def quantize_graph(
     with tempfile.TemporaryDirectory() as temporary:
         plain, trial = Path(temporary) / "plain.onnx", Path(temporary) / "trial.onnx"
         _fold_constants(path, plain)
-        layers = [node.name for node in onnx.load(str(plain)).graph.node if node.op_type == LAYERS]
+        costs = _costs(plain, calls[-1])
+        layers = list(costs)
         progress("calibrating")
         ranges = _calibrate(plain, calls, Path(temporary))
 
@@ -158,7 +169,7 @@ def quantize_graph(
         for i, name in enumerate(layers):
             progress(f"sensitivity of layer {i + 1} of {len(layers)}")
             sensitivity[name] = error((), only=name)
-        order = sorted(layers, key=lambda name: -sensitivity[name])
+        order = sorted(layers, key=lambda name: -(sensitivity[name] ** 2) / costs[name])
         progress("choosing the layers that stay in fp32")
         # Fewest layers, by bisection: the error falls as more of the sensitive ones stay in fp32.
         low, high = 0, len(order)
@@ -167,7 +178,32 @@ def quantize_graph(
             low, high = (low, middle) if error(order[:middle]) <= max_error else (middle + 1, high)
         reached = error(order[:low])
         shutil.copyfile(trial, path)
-    return GraphQuantization(rel_l2=reached, kept=tuple(order[:low]), sensitivity=sensitivity)
+    return GraphQuantization(rel_l2=reached, kept=tuple(order[:low]), sensitivity=sensitivity, costs=costs)
+
+
+def _costs(path: Path, call: Call) -> dict[str, float]:
+    """What keeping each layer in fp32 costs, in estimated milliseconds of one thread: its products and conversions."""
+    model = onnx.load(str(path))
+    for value in model.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, call.inputs[value.name].shape, strict=True):
+            dim.dim_value = size
+    # The types that the file gives have a dynamic batch.
+    del model.graph.value_info[:]
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    elements = {
+        value.name: math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    weights = {initializer.name: initializer.dims for initializer in graph.initializer}
+    costs = {}
+    for node in graph.node:
+        if node.op_type in LAYERS and node.input[1] in weights:
+            # One output takes a filter (output channels first), or a column of a matrix.
+            shape = weights[node.input[1]]
+            taps = math.prod(shape[1:] if node.op_type == "Conv" else shape[:1])
+            source, result = elements[node.input[0]], elements[node.output[0]]
+            costs[node.name] = MS_PER_PRODUCT * result * taps + MS_PER_CONVERSION * (source + result)
+    return costs
 
 
 def _fold_constants(path: Path, out: Path) -> None:
@@ -199,7 +235,7 @@ def _calibrate(model: Path, calls: Sequence[Call], folder: Path) -> TensorsData:
     """Ranges of all activations that may be quantised."""
     calibrator = create_calibrator(
         model,
-        [LAYERS, *BETWEEN],
+        [*LAYERS, *BETWEEN],
         augmented_model_path=str(folder / "augmented.onnx"),
         calibrate_method=CalibrationMethod.MinMax,
         extra_options={"symmetric": False},
@@ -238,7 +274,7 @@ def write_unsigned(plain: Path, out: Path, ranges: TensorsData, layers: Abstract
         ranges,
         nodes,
         [],
-        [LAYERS, *BETWEEN],
+        [*LAYERS, *BETWEEN],
         {"ActivationSymmetric": False, "WeightSymmetric": True},
     )
     quantizer.quantize_model()

@@ -42,6 +42,19 @@ class WinogradConv(nn.Module):
         return torch.stack(lines, dim=2).flatten(1, 3)
 
 
+class DirectConv(nn.Module):
+    """What `WinogradConv` computes, as one convolution."""
+
+    def __init__(self, weights: list[Tensor]) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.register_buffer("weight", torch.cat(weights).detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> tokens (B, h*w, all output channels)."""
+        return F.conv2d(x, self.weight, padding=1).flatten(2).transpose(1, 2)
+
+
 def _filter_transform(g: list[Tensor]) -> list[Tensor]:
     """G g along one axis."""
     return [g[0], 0.5 * (g[0] + g[1] + g[2]), 0.5 * (g[0] - g[1] + g[2]), g[2]]

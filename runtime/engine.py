@@ -31,6 +31,11 @@ def import_onnxruntime() -> Any:
     return module
 
 
+# This pass quantises weights that a bundle leaves in fp32 between 8-bit layers, with one scale for all of them: they were
+# left in fp32 because that is too coarse.
+_DISABLED = ["WeightBiasQuantization"]
+
+
 class Buffer:
     """An array and ONNX Runtime's view of the same memory."""
 
@@ -63,7 +68,9 @@ class Engine:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.enable_cpu_mem_arena = True
         try:
-            self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED
+            )
         except Exception as error:
             raise BundleError(f"{path} does not load in ONNX Runtime {ort.__version__}: {str(error)[:200]}") from None
         self.shapes = check_ports(self.session, path, record)
