@@ -31,8 +31,8 @@ def import_onnxruntime() -> Any:
     return module
 
 
-# This pass quantises weights that a bundle leaves in fp32 between 8-bit layers, with one scale for all of them: they were
-# left in fp32 because that is too coarse.
+# Weights in fp32 between 8-bit layers would be given one 8-bit scale for all their channels. That is too coarse for
+# those that a bundle leaves in fp32.
 _DISABLED = ["WeightBiasQuantization"]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .aggregation import soft_aggregation
+from .aggregation import soft_aggregation, strongest
 from .bundle import Bundle
 from .clock import StageClock
 from .crop import OUTSIDE
@@ -224,7 +224,7 @@ class Segmenter:
         self._probabilities[:, rows, columns] = merged[1:]
         labels = np.zeros(size, np.uint8)
         ids = np.array((0, *self._trackers), np.uint8)
-        labels[rows, columns] = ids[merged.argmax(axis=0)]
+        labels[rows, columns] = ids[strongest(merged)]
         return labels
 
     def state_dict(self) -> dict[str, NDArray[Any]]:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from jointrt.runtime.aggregation import soft_aggregation
+from jointrt.runtime.aggregation import soft_aggregation, strongest
 from jointrt.runtime.crop import cut_image, cut_mask, paste_scores, place_window, vector
 from jointrt.runtime.sample_weights import SampleWeights
 from jointrt.runtime.target_state import TargetState
@@ -83,6 +83,18 @@ def test_soft_aggregation(units):
     merged = soft_aggregation(np.concatenate([arrays["merge3_in"], given]))
     np.testing.assert_allclose(merged[1:], arrays["merge3_raw"], atol=1e-6)
     np.testing.assert_array_equal(np.array([0, 1, 2, 3, 7])[merged.argmax(0)], arrays["merge3_seg"])
+
+
+def test_large_maps_are_aggregated_row_by_row_alike():
+    scores = np.random.default_rng(0).normal(scale=8, size=(3, 300, 401)).astype(np.float32)
+    rows = [soft_aggregation(scores[:, i : i + 1]) for i in range(300)]
+    np.testing.assert_array_equal(soft_aggregation(scores), np.concatenate(rows, axis=1))
+
+
+def test_the_strongest_is_numpys_argmax():
+    merged = np.random.default_rng(0).integers(0, 4, (6, 40, 50)).astype(np.float32)
+    np.testing.assert_array_equal(strongest(merged), merged.argmax(axis=0))
+    assert strongest(merged[:, :0]).shape == (0, 50)
 
 
 def test_sample_weights(units):
