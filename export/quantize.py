@@ -29,7 +29,8 @@ from ..runtime.engine import Buffer, Engine, import_onnxruntime
 from ..runtime.errors import BundleError, SettingsError
 from ..runtime.manifest import GraphQuantization, GraphRecord, Quantization
 from ..runtime.settings import available_cores
-from .bundle_export import WEIGHTS, bundle_network, replaced_folder, tool_versions, write_manifest
+from .bundle_export import replaced_folder, tool_versions, write_manifest
+from .bundle_weights import WEIGHTS, bundle_network
 from .clips import Call, Clip, record_calls
 from .graphs import PlainBackboneGraph
 from .onnx_export import export_graph

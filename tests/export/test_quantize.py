@@ -3,7 +3,7 @@ import onnx
 import pytest
 import torch
 from jointrt.export import quantize
-from jointrt.export.bundle_export import bundle_network
+from jointrt.export.bundle_weights import bundle_network
 from jointrt.export.clips import Call
 from jointrt.export.graphs import BackboneGraph, PlainBackboneGraph
 from jointrt.export.parity import CLIP, differences
