@@ -15,7 +15,8 @@ from torch import Tensor
 from ..model.network import JointNet
 from ..model.transformer import to_tokens
 from ..runtime.device_engine import DType
-from .graphs import DecoderGraph, FewShotResidualGraph, FewShotStepGraph, Graph, LabelEncoderGraph, Port, encode
+from .graph import Graph, Port
+from .graphs import DecoderGraph, FewShotResidualGraph, FewShotStepGraph, LabelEncoderGraph, encode
 
 _SINGLE_PORTS = frozenset(
     [

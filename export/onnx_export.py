@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..runtime.manifest import GraphRecord
 from ..runtime.manifest import Port as PortRecord
-from .graphs import Graph, Port
+from .graph import Graph, Port
 
 OPSET = 20
 """The newest opset that ONNX Runtime, TensorRT and TensorRT-RTX all take as it is written."""

@@ -21,7 +21,8 @@ from ..runtime.masks import read_label_map
 from ..runtime.segmenter import Segmenter
 from ..runtime.settings import Settings, available_cores
 from ..runtime.sources import open_source
-from .graphs import GRAPHS, Graph
+from .graph import Graph
+from .graphs import GRAPHS
 from .reference import geometry_of, reference_segmenter
 
 MAX_REL_L2 = 1e-4

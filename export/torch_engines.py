@@ -34,7 +34,8 @@ from .fixed_memory import (
     ShiftedQueryGraph,
     port_dtype,
 )
-from .graphs import DecoderGraph, Graph, LabelEncoderGraph
+from .graph import Graph
+from .graphs import DecoderGraph, LabelEncoderGraph
 from .half_memory import (
     HalfMemoryRead,
     HalfMemoryUpdate,

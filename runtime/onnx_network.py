@@ -1,7 +1,8 @@
 """The network as a bundle's graphs in ONNX Runtime on the CPU.
 
 The memory's side of the transformer is kept up to date incrementally (see the bundle's `memory_*` graphs): a frame that
-enters or leaves costs one pass over the other frames, and a query meets finished keys. All buffers are allocated with
+enters costs one pass over the other frames, what it replaces is taken out as it was put in (`pair_terms`), and a query
+meets finished keys. All buffers are allocated with
 an object's first frame; where a graph renews an array, input and output take turns.
 """
 
