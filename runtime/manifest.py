@@ -125,13 +125,13 @@ class GraphQuantization(Record):
         rel_l2: the quantised graph's relative L2 error against fp32 on the calibration's crops, worst output.
         kept: layers that stay in fp32, those with the largest squared sensitivity for their cost first.
         sensitivity: that error when a layer alone is quantised, by layer.
-        costs: estimated milliseconds that a layer costs in fp32 beyond 8 bits, by layer.
+        costs: estimated milliseconds that a layer costs in fp32 beyond 8 bits; empty where none were estimated.
     """
 
     rel_l2: float
     kept: tuple[str, ...]
     sensitivity: dict[str, float]
-    costs: dict[str, float]
+    costs: dict[str, float] = {}
 
 
 class Quantization(Record):
