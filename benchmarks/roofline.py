@@ -28,6 +28,7 @@ STAGES = {
     "few_shot_step": "few_shot",
     "memory_add": "memory_update",
     "memory_replace": "memory_update",
+    "memory_swap": "memory_update",
     "memory_encode": "memory_update",
 }
 """The stage in which each graph of a bundle is run."""
