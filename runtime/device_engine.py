@@ -12,8 +12,16 @@ from typing import Literal, Protocol
 
 from .errors import BundleError
 from .manifest import Port
+from .settings import Branches
 
 DType = Literal["float32", "float16"]
+
+UNUSED: dict[Branches, frozenset[str]] = {
+    "both": frozenset(),
+    "transduction": frozenset(("few_shot_residual", "few_shot_step", "few_shot_start", "few_shot_update")),
+    "induction": frozenset(("transformer_query", "memory_update", "memory_read")),
+}
+"""Graphs that a choice of branches leaves out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from .device_engine import DeviceArray, DeviceEngine, DType
+from .device_engine import UNUSED, DeviceArray, DeviceEngine, DType
 from .errors import BundleError, SettingsError
 from .manifest import Geometry, Port
 from .replay import TORCH_TYPES, Lane, Replay
 from .settings import INITIAL_STEPS, UPDATE_STEPS, Settings
 
 _TYPES: dict[torch.dtype, DType] = {torch.float32: "float32", torch.float16: "float16"}
-
-UNUSED = {
-    "both": (),
-    "transduction": ("few_shot_residual", "few_shot_step", "few_shot_start", "few_shot_update"),
-    "induction": ("transformer_query", "memory_update", "memory_read"),
-}
-"""Graphs that a choice of branches leaves out."""
 
 
 def device_array(tensor: Tensor) -> DeviceArray:

@@ -12,19 +12,14 @@ from typing import Any
 
 from .bundle import Bundle
 from .cuda_devices import device_ordinal, query_cuda_driver
-from .device_engine import DeviceArray, DType, check_arrays
+from .device_engine import UNUSED, DeviceArray, DType, check_arrays
 from .errors import BundleError, DeviceError, SettingsError
 from .manifest import GraphRecord, Port
-from .settings import Branches, Settings
+from .settings import Settings
 from .tensorrt_library import MODULES, TensorRTBackend, check_engines, error_logger, import_tensorrt, query_tensorrt
 
 Allocate = Callable[[tuple[int, ...], DType], DeviceArray]
 """Shape and type -> memory on the device, aligned to 256 bytes."""
-
-TRANSDUCTION = frozenset(("transformer_query", "memory_update", "memory_read"))
-"""Graphs that only the transduction branch needs."""
-INDUCTION = frozenset(("few_shot_residual", "few_shot_step", "few_shot_start", "few_shot_update"))
-"""Graphs that only the induction branch needs."""
 
 
 class Scratch:
@@ -148,11 +143,6 @@ class TensorRTEngine:
         return "; ".join(self._messages)[:300] or "no reason given"
 
 
-def unused_graphs(branches: Branches) -> frozenset[str]:
-    """Graphs that a choice of branches does not need."""
-    return {"both": frozenset[str](), "transduction": INDUCTION, "induction": TRANSDUCTION}[branches]
-
-
 def load_engines(bundle: Bundle, settings: Settings, *, device: str, allocate: Allocate) -> dict[str, TensorRTEngine]:
     """The engines that the branches need, by graph. The device's primary context must be current.
 
@@ -188,7 +178,7 @@ def load_engines(bundle: Bundle, settings: Settings, *, device: str, allocate: A
     scratch = Scratch(allocate)
     engines = {}
     for name, record in manifest.graphs.items():
-        if name in unused_graphs(settings.branches):
+        if name in UNUSED[settings.branches]:
             continue
         path = bundle.path(record.file)
         engine = runtime.deserialize_cuda_engine(path.read_bytes())

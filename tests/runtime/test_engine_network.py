@@ -15,14 +15,14 @@ from jointrt.export.torch_device import TorchDevice
 from jointrt.runtime.bundle import Bundle
 from jointrt.runtime.clock import StageClock
 from jointrt.runtime.cuda_devices import query_cuda_driver
-from jointrt.runtime.device_engine import DeviceArray
+from jointrt.runtime.device_engine import UNUSED, DeviceArray
 from jointrt.runtime.engine_network import EngineNetwork, slot_of
 from jointrt.runtime.errors import BundleError, DeviceError
 from jointrt.runtime.onnx_device_engine import OnnxDeviceEngine
 from jointrt.runtime.pycuda_device import PycudaDevice
 from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
-from jointrt.runtime.tensorrt_engine import load_engines, unused_graphs
+from jointrt.runtime.tensorrt_engine import load_engines
 
 
 class HostDevice:
@@ -110,7 +110,7 @@ def engines_bundle(request, fixed_graphs, tmp_path_factory):
 def segmenter(bundle, **options):
     settings = Settings.resolve(bundle.manifest.defaults, threads=1, **options)
     device, records = HostDevice(), bundle.manifest.graphs
-    unused = unused_graphs(settings.branches)
+    unused = UNUSED[settings.branches]
     engines = {name: engine for name, engine in on_host(bundle, device).items() if name not in unused}
     network = EngineNetwork(engines, records, device, settings, StageClock())
     return Segmenter(network, bundle.manifest.geometry, settings, network.clock), device
