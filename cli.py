@@ -33,6 +33,19 @@ EXTRAS = {
 }
 """Libraries that the base installation lacks, and the extra that brings each."""
 
+Memory = Annotated[int | None, typer.Option(help="Frames kept per object.", show_default="the bundle's")]
+Interval = Annotated[int | None, typer.Option(help="Frames between memory updates.", show_default="the bundle's")]
+Branches = Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")]
+ScoreResize = Annotated[
+    str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
+]
+Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")]
+Backend = Annotated[
+    str, typer.Option(metavar="auto|torch|onnxruntime|tensorrt", help="What runs the engines on a GPU.")
+]
+Weights = Annotated[Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")]
+"""Options of several commands."""
+
 
 def main() -> None:
     """Run the command line; a `JointError` becomes one line on the error output and exit code 2."""
@@ -86,22 +99,21 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the results.", show_default="out/NAME")
     ] = None,
-    bundle: Annotated[str, typer.Option(help="Name of an installed bundle, or a bundle's folder.")] = "lite",
-    memory: Annotated[int | None, typer.Option(help="Frames kept per object.", show_default="the bundle's")] = None,
-    interval: Annotated[
-        int | None, typer.Option(help="Frames between memory updates.", show_default="the bundle's")
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of an installed bundle, or a bundle's folder.", show_default="lite-int8; lite on a GPU"
+        ),
     ] = None,
-    branches: Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")] = "both",
+    memory: Memory = None,
+    interval: Interval = None,
+    branches: Branches = "both",
     threads: Annotated[
         int | None, typer.Option(help="Cores for the inference.", show_default="all that the process may use")
     ] = None,
-    score_resize: Annotated[
-        str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
-    ] = "given",
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
-    backend: Annotated[
-        str, typer.Option(metavar="auto|torch|onnxruntime|tensorrt", help="What runs the engines on a GPU.")
-    ] = "auto",
+    score_resize: ScoreResize = "given",
+    device: Device = "cpu",
+    backend: Backend = "auto",
     every: Annotated[int, typer.Option(help="Segment every K-th frame only.", metavar="K")] = 1,
     start: Annotated[int, typer.Option(help="First frame, counted from 0.", metavar="FRAME")] = 0,
     end: Annotated[
@@ -112,6 +124,7 @@ def run(
     overlay: Annotated[bool, typer.Option(help="Write OUT/overlay.mp4.")] = True,
 ) -> None:
     """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them."""
+    from .runtime.bundle import default_bundle
     from .runtime.console import RunDisplay, summary
     from .runtime.errors import VideoError
     from .runtime.run import Request, segment_video
@@ -120,7 +133,7 @@ def run(
         source=source,
         mask=mask,
         out=out or Path("out") / source.stem,
-        bundle=bundle,
+        bundle=bundle or default_bundle(device),
         memory=memory,
         interval=interval,
         branches=branches,
@@ -178,18 +191,12 @@ def evaluate(
     html: Annotated[
         Path | None, typer.Option(help="Write a page with figures and the worst frames here.", metavar="FILE")
     ] = None,
-    memory: Annotated[int | None, typer.Option(help="Frames kept per object.", show_default="the bundle's")] = None,
-    interval: Annotated[
-        int | None, typer.Option(help="Frames between memory updates.", show_default="the bundle's")
-    ] = None,
-    branches: Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")] = "both",
-    score_resize: Annotated[
-        str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
-    ] = "given",
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
-    backend: Annotated[
-        str, typer.Option(metavar="auto|torch|onnxruntime|tensorrt", help="What runs the engines on a GPU.")
-    ] = "auto",
+    memory: Memory = None,
+    interval: Interval = None,
+    branches: Branches = "both",
+    score_resize: ScoreResize = "given",
+    device: Device = "cpu",
+    backend: Backend = "auto",
     threads: Annotated[
         int | None, typer.Option(help="Cores for all processes.", show_default="all that the process may use")
     ] = None,
@@ -322,10 +329,8 @@ def build(
     max_objects: Annotated[
         int | None, typer.Option(help="Objects that one call may carry.", show_default="the bundle's")
     ] = None,
-    memory: Annotated[int | None, typer.Option(help="Frames kept per object.", show_default="the bundle's")] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")
-    ] = None,
+    memory: Memory = None,
+    weights: Weights = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Build engines for GPUs from a bundle; onnxruntime, and tensorrt-rtx with --target, need no GPU for that."""
@@ -388,9 +393,7 @@ def build(
 @app.command()
 def verify(
     bundle: Annotated[str, typer.Argument(help="Name of an installed bundle, or a bundle's folder.")],
-    weights: Annotated[
-        Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")
-    ] = None,
+    weights: Weights = None,
 ) -> None:
     """Compare a bundle with the PyTorch network again, on this machine; exit code 1 when over a tolerance."""
     from rich.console import Console
@@ -417,9 +420,7 @@ def compare(
     baseline: Annotated[
         str | None, typer.Option(help="Another bundle to compare with.", show_default="its PyTorch network")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")
-    ] = None,
+    weights: Weights = None,
     clips: Annotated[
         list[Path] | None,
         typer.Option(help="A clip with its mask beside it, NAME.png; may be repeated.", show_default="the shipped one"),
@@ -483,6 +484,9 @@ def quantize(
     max_error: Annotated[float, typer.Option(help="Layers stay in fp32 until a graph's error is below this.")] = 0.1,
     frames: Annotated[int, typer.Option(help="Frames of each clip.")] = 8,
     samples: Annotated[int, typer.Option(help="Calls of each graph and clip to calibrate on.")] = 8,
+    include_weights: Annotated[
+        bool, typer.Option("--weights-inside/--no-weights-inside", help="Keep the fp32 weights in the bundle.")
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Quantise a bundle's convolutions to 8 bits for the CPU; the masks change: see `compare --baseline`."""
@@ -493,7 +497,15 @@ def quantize(
 
     options = QuantizeOptions(max_error=max_error, frames=frames, samples=samples)
     with Console(stderr=True).status("opening the bundle") as status:
-        made = quantize_bundle(Bundle.open(bundle), clips, out, options, overwrite=overwrite, progress=status.update)
+        made = quantize_bundle(
+            Bundle.open(bundle),
+            clips,
+            out,
+            options,
+            include_weights=include_weights,
+            overwrite=overwrite,
+            progress=status.update,
+        )
     assert made.manifest.quantization is not None
     for name, graph in made.manifest.quantization.graphs.items():
         layers = f"{len(graph.sensitivity) - len(graph.kept)} of {len(graph.sensitivity)} layers in 8 bits"
@@ -572,25 +584,19 @@ def bench(
         str | None,
         typer.Option(help="Cores to use.", metavar="N,N,...", show_default="all that the process may use"),
     ] = None,
-    interval: Annotated[
-        int | None, typer.Option(help="Frames between memory updates.", show_default="the bundle's")
-    ] = None,
-    branches: Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")] = "both",
+    interval: Interval = None,
+    branches: Branches = "both",
     source: Annotated[
         Path | None, typer.Option(help="Clip to take frames from.", show_default="the shipped one")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Its first mask.", show_default="named like the clip, .png")] = None,
     periods: Annotated[int, typer.Option(min=3, help="Update periods to time.")] = 6,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")] = "cpu",
-    backend: Annotated[
-        str, typer.Option(metavar="auto|torch|onnxruntime|tensorrt", help="What runs the engines on a GPU.")
-    ] = "auto",
+    device: Device = "cpu",
+    backend: Backend = "auto",
     reference: Annotated[
         bool, typer.Option("--reference", help="Time the first bundle's PyTorch network, as released, as well.")
     ] = False,
-    weights: Annotated[
-        Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")
-    ] = None,
+    weights: Weights = None,
     clips: Annotated[int, typer.Option(min=0, help="Run the whole clip N times as well.", metavar="N")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.", metavar="FILE")] = None,
     plots: Annotated[Path | None, typer.Option(help="Write pictures here.", metavar="DIR")] = None,

@@ -79,10 +79,20 @@ def quantize_bundle(
     out: Path,
     options: QuantizeOptions,
     *,
+    include_weights: bool = True,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
     """Calibrate on closed loops over clips, search for the sensitive layers, write the bundle.
+
+    Args:
+        bundle: of fp32 ONNX graphs.
+        clips: see `Clip.open`.
+        out: the new bundle's folder.
+        options: how to quantise.
+        include_weights: keep the fp32 weights in the bundle, where the given one has them.
+        overwrite: replace an existing bundle.
+        progress: told what is being done.
 
     Raises:
         BundleError: the bundle is not of fp32 ONNX graphs.
@@ -98,7 +108,8 @@ def quantize_bundle(
         raise SettingsError("no clip is given: expected at least one to calibrate on")
     opened = [Clip.open(path) for path in clips]
     with replaced_folder(out, overwrite) as folder:
-        for name in manifest.files:
+        files = [name for name in manifest.files if include_weights or name != WEIGHTS]
+        for name in files:
             shutil.copyfile(bundle.path(name), folder / name)
         progress("running the clips")
         calls = record_calls(bundle.folder, opened, QUANTIZED, frames=options.frames, per_clip=options.samples)
@@ -114,7 +125,7 @@ def quantize_bundle(
             )
         changed = manifest.model_copy(
             update={
-                "files": {name: sha256_of(folder / name) for name in manifest.files},
+                "files": {name: sha256_of(folder / name) for name in files},
                 "precision": "int8",
                 "tools": {**manifest.tools, **tool_versions()},
                 "parity": None,

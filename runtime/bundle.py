@@ -44,6 +44,11 @@ def installed_bundles() -> list[Path]:
     return sorted(path.parent for path in ENGINES.glob(f"*/{MANIFEST}"))
 
 
+def default_bundle(device: str) -> str:
+    """Name of the shipped bundle that a run takes: in 8 bits on the CPU; other devices start from fp32."""
+    return "lite-int8" if device == "cpu" else "lite"
+
+
 def find_bundle(bundle: str | Path) -> Path:
     """The folder of a bundle that is given by name or path.
 
