@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -220,9 +219,12 @@ def _time(cases: list[Case], scratch: Path, progress: Progress) -> dict[int, lis
     """Fill the cases' measurements; returns the rates of matrix products taken in the same run, by threads."""
     rates: dict[int, list[float]] = {}
     measures: dict[int, Callable[[], float]] = {}
-    if find_spec("onnx") is not None:
+    try:
         from .roofline import MatrixProduct
-
+    except ModuleNotFoundError:
+        # Without `onnx`; everything else is measured.
+        pass
+    else:
         measures = {n: MatrixProduct(n).rate for n in sorted({c.measurement.setup.settings.threads for c in cases})}
     total = sum(case.periods * case.measurement.setup.settings.interval for case in cases)
     done = itertools.count(1)

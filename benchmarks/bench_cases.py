@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..runtime.bundle import Bundle
@@ -62,10 +61,10 @@ def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int) -> 
 
 def _gflop_per_frame(bundle: Bundle, calls: Counter[Call], frames: int) -> dict[str, float]:
     """By stage; empty where `onnx` is not installed."""
-    if find_spec("onnx") is None:
+    try:
+        from .roofline import stage_gflop
+    except ModuleNotFoundError:
         return {}
-    from .roofline import stage_gflop
-
     return {stage: gflop / frames for stage, gflop in stage_gflop(bundle, calls).items()}
 
 
