@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-
-Map = Callable[[Callable[[slice], None], Iterable[slice]], Iterable[Any]]
-"""`map`, or an executor's, which shares the work among threads."""
 
 _EPS = np.float32(1e-7)
 _BLOCK = 1 << 16
 """Numbers that are aggregated at a time, so that all steps find them in the cache."""
 
 
-def soft_aggregation(scores: NDArray[np.float32], each: Map = map) -> NDArray[np.float32]:
+def soft_aggregation(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Merged probabilities of background and objects.
 
     The background's probability is the product of the objects' complements, kept 1e-7 away from 0 and 1; the merged
@@ -24,15 +18,14 @@ def soft_aggregation(scores: NDArray[np.float32], each: Map = map) -> NDArray[np
 
     Args:
         scores: logits (K, h, w) of K objects; +100 and -100 stand for given masks.
-        each: applies a function to parts of the map.
 
     Returns:
         (K + 1, h, w), the background first; argmax over the first axis gives the label.
     """
     merged = np.empty((len(scores) + 1, *scores.shape[1:]), np.float32)
-    height = 1 + _BLOCK // (1 + merged[0, 0].size * len(merged)) if scores.size else 1
-    blocks = [slice(first, first + height) for first in range(0, scores.shape[1], height)]
-    list(each(lambda rows: _aggregate(scores[:, rows], merged[:, rows]), blocks))
+    rows = 1 + _BLOCK // (1 + merged[0, 0].size * len(merged)) if scores.size else 1
+    for first in range(0, scores.shape[1], rows):
+        _aggregate(scores[:, first : first + rows], merged[:, first : first + rows])
     return merged
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,7 +58,6 @@ class Segmenter:
         self.geometry = geometry
         self.settings = settings
         self.clock = clock
-        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="merge")
         self.reset()
 
     @classmethod
@@ -217,7 +215,7 @@ class Segmenter:
                     own_rows.start - rows.start : own_rows.stop - rows.start,
                     own_columns.start - columns.start : own_columns.stop - columns.start,
                 ] = p.scores
-        merged = soft_aggregation(scores, self._threads.map)
+        merged = soft_aggregation(scores)
         if self._probabilities is None or len(self._probabilities) != len(pasted):
             self._probabilities = np.zeros((len(pasted), *size), np.float32)
         else:
