@@ -25,6 +25,7 @@ app = typer.Typer(
 EXTRAS = {
     "torch": "export",
     "onnx": "export",
+    "onnx_ir": "export",
     "onnxscript": "export",
     "safetensors": "export",
     "lightning_fabric": "train",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor
 
 from ..runtime.manifest import GraphRecord
@@ -56,6 +57,8 @@ def export_graph(graph: Graph, folder: Path) -> GraphRecord:
             verbose=False,
         )
     assert program is not None
+    # The tracer notes where each node came from, with the paths of this machine.
+    ClearMetadataAndDocStringPass()(program.model)
     program.save(str(path), external_data=False)
     return GraphRecord(
         file=path.name,

@@ -9,3 +9,8 @@ def test_defaults_out_of_range_are_refused_before_anything_is_read(tmp_path, cha
     with pytest.raises(SettingsError, match=f"{name} is {value}: expected a number"):
         export_bundle(tmp_path / "none.safetensors", tmp_path / "out", **change)
     assert not list(tmp_path.iterdir())
+
+
+def test_graphs_say_nothing_of_the_machine_that_made_them(tiny_bundle):
+    for record in tiny_bundle.manifest.graphs.values():
+        assert b"graphs.py" not in tiny_bundle.path(record.file).read_bytes()
