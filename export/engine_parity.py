@@ -28,7 +28,7 @@ from ..runtime.tensorrt_engine import load_engines
 from ..runtime.tensorrt_library import check_engines, query_tensorrt
 from .few_shot_loop import LOOPS
 from .fixed_memory import gpu_graphs
-from .parity import FRAMES, differences, mask_iou, read_clip, real_sample
+from .parity import compare_loops, differences, real_sample
 from .reference import geometry_of, reference_segmenter
 from .torch_device import TorchDevice
 
@@ -135,16 +135,7 @@ def closed_loop(
     clock = StageClock()
     network = EngineNetwork(engines, records, device, settings, clock)
     tested = Segmenter(network, geometry_of(net.config), settings, clock)
-    reference = reference_segmenter(net, settings)
-    frames, labels = read_clip(FRAMES)
-    scores = []
-    for t, frame in enumerate(frames):
-        mask = labels if t == 0 else None
-        reference.align(tested)
-        a, b = tested.step(frame, mask), reference.step(frame, mask)
-        if t:
-            scores += [mask_iou(a == i, b == i) for i in reference.object_ids]
-    return ClosedLoop(frames=len(frames), mean_iou=float(np.mean(scores)), min_iou=float(min(scores)))
+    return compare_loops(tested, reference_segmenter(net, settings))
 
 
 def measure_engines(

@@ -141,10 +141,14 @@ def closed_loop(bundle: Bundle, net: JointNet) -> ClosedLoop:
     A small memory and a short interval let it grow, fill and be replaced within a few frames. The crops are cut alike
     (see `Segmenter.align`).
     """
-    frames, labels = read_clip(FRAMES)
     tested = Segmenter.load(bundle.folder, memory=2, interval=2)
     settings = Settings.resolve(bundle.manifest.defaults, memory=2, interval=2)
-    reference = reference_segmenter(net, settings)
+    return compare_loops(tested, reference_segmenter(net, settings))
+
+
+def compare_loops(tested: Segmenter, reference: Segmenter) -> ClosedLoop:
+    """Both over the shipped clip's first frames, the reference's crops cut as the other's (see `Segmenter.align`)."""
+    frames, labels = read_clip(FRAMES)
     scores = []
     for t, frame in enumerate(frames):
         mask = labels if t == 0 else None
