@@ -45,6 +45,7 @@ class BenchRequest:
 
     Attributes:
         bundles: names or folders.
+        backends: what runs them on the CPU; see `cpu_backends`.
         crops: (height, width) to trace the bundles' networks for; the bundles as they are if empty.
         memory, threads: of each case; each bundle's default, all cores if empty.
         objects: of each case.
@@ -58,6 +59,7 @@ class BenchRequest:
     """
 
     bundles: tuple[str, ...] = ("lite",)
+    backends: tuple[str, ...] = ("auto",)
     crops: tuple[tuple[int, int], ...] = ()
     memory: tuple[int, ...] = ()
     threads: tuple[int, ...] = ()
@@ -163,8 +165,10 @@ def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[
         for crop in request.crops or (opened.manifest.geometry.crop_size,):
             bundle = _cropped(request, opened, crop, scratch / f"{position}-{crop[0]}x{crop[1]}", progress)
             net = _reference_net(bundle, request.weights) if request.reference and position == 0 else None
-            choices = itertools.product(request.threads or (None,), request.memory or (None,), request.objects)
-            for threads, memory, objects in choices:
+            choices = itertools.product(
+                request.backends, request.threads or (None,), request.memory or (None,), request.objects
+            )
+            for backend, threads, memory, objects in choices:
                 settings = Settings.resolve(
                     bundle.manifest.defaults,
                     memory=memory,
@@ -172,7 +176,7 @@ def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[
                     branches=request.branches,
                     threads=threads,
                 )
-                setup = bundle_setup(opened.folder.absolute().name, bundle, settings, objects)
+                setup = bundle_setup(opened.folder.absolute().name, bundle, settings, objects, backend)
                 yield Planned(bundle, setup)
                 number += 1
                 if net is not None:
@@ -197,7 +201,7 @@ def _cropped(request: BenchRequest, bundle: Bundle, crop: tuple[int, int], folde
 
 def _load(request: BenchRequest, plan: list[Planned], clip: BenchClip, progress: Progress) -> list[Case]:
     cases: list[Case] = []
-    trunks: dict[tuple[str, int], Callable[[], object]] = {}
+    trunks: dict[tuple[str, str, int], Callable[[], object]] = {}
     for number, planned in enumerate(plan):
         progress("filling the memory", number, len(plan))
         bundle, setup = planned.bundle, planned.setup
@@ -205,9 +209,9 @@ def _load(request: BenchRequest, plan: list[Planned], clip: BenchClip, progress:
             case = reference_case(planned.net, setup, cases[planned.against], clip, request.periods)
         else:
             case = bundle_case(bundle, setup, clip, request.periods)
-            key = (setup.fingerprint, setup.settings.threads)
+            key = (setup.fingerprint, setup.backend, setup.settings.threads)
             if key not in trunks:
-                trunks[key] = load_trunk(bundle, setup.settings.threads)
+                trunks[key] = load_trunk(bundle, setup.settings.threads, setup.backend)
             case.trunk = trunks[key]
             case.trunk()
         case.measurement.against = planned.against

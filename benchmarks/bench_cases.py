@@ -7,6 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..runtime.bundle import Bundle
+from ..runtime.cpu_backends import choose_cpu_backend
+from ..runtime.device_backends import runs_on_device, split_backend
+from ..runtime.errors import SettingsError
 from ..runtime.onnx_network import OnnxNetwork
 from ..runtime.segmenter import Segmenter
 from ..runtime.settings import Settings
@@ -22,9 +25,19 @@ REFERENCE_SECONDS = 60.0
 """About as long a reference is timed: its frames are slow, and its number of periods follows from the first."""
 
 
-def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int) -> Setup:
-    """A bundle on the CPU, under the name that it is shown by."""
+def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, backend: str) -> Setup:
+    """A bundle on the CPU, under the name that it is shown by.
+
+    Raises:
+        JointError: the backend does not run it there.
+    """
     manifest = bundle.manifest
+    if runs_on_device(bundle, backend, "cpu"):
+        raise SettingsError(
+            f"{bundle.folder} with backend {backend} is not run by the CPU's own orchestrator, which is timed here: "
+            "time it apart, with --device"
+        )
+    chosen, precision, _ = choose_cpu_backend(bundle, *split_backend(backend))
     return Setup(
         kind="bundle",
         bundle=name,
@@ -32,6 +45,7 @@ def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int) ->
         precision=manifest.precision,
         crop=manifest.geometry.crop_size,
         device="cpu",
+        backend=chosen if precision == "fp32" else f"{chosen}:{precision}",
         settings=settings,
         objects=objects,
     )
@@ -47,6 +61,7 @@ def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int) -> 
         branches=settings.branches,
         threads=settings.threads,
         score_resize=settings.score_resize,
+        backend=setup.backend,
     )
     shown = fill_memory(segmenter, clip, setup.objects)
     measurement = Measurement(setup, fill_seconds=time.perf_counter() - began, resident_mb=_growth(before))

@@ -23,6 +23,7 @@ def comparable(setup: Setup, clip: BenchClip) -> dict[str, Any]:
     return {
         "kind": setup.kind,
         "device": setup.device,
+        "backend": setup.backend,
         **dataclasses.asdict(setup.settings),
         "objects": setup.objects,
         "clip": clip.fingerprint,

@@ -40,6 +40,7 @@ def facets(setup: Setup) -> dict[str, str]:
     """What a sweep may vary."""
     settings = setup.settings
     return {
+        "backend": setup.backend,
         "crop": f"crop {setup.crop[0]}x{setup.crop[1]}",
         "threads": f"threads {settings.threads}",
         "memory": f"memory {settings.memory}",

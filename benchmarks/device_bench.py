@@ -109,13 +109,13 @@ def _chosen_objects(mask: Path, objects: int) -> NDArray[np.uint8]:
     return np.where(np.isin(labels, ids[:objects]), labels, 0).astype(np.uint8)
 
 
-def run_request(request: BenchRequest, outputs: Outputs, *, device: str, backend: str) -> None:
+def run_request(request: BenchRequest, outputs: Outputs, *, device: str) -> None:
     """Time the bundles of a request at its sizes of the memory.
 
     Raises:
         SettingsError: it asks for what is measured on the CPU only.
     """
-    several = {"objects": request.objects, "threads": request.threads}
+    several = {"backend": request.backends, "objects": request.objects, "threads": request.threads}
     unknown = [f"several {name}" for name, values in several.items() if len(values) > 1]
     given = {
         "crop": request.crops,
@@ -135,7 +135,7 @@ def run_request(request: BenchRequest, outputs: Outputs, *, device: str, backend
         memory=request.memory,
         json_file=outputs.json,
         device=device,
-        backend=backend,
+        backend=request.backends[0],
         source=request.source,
         mask=request.mask,
         objects=request.objects[0],

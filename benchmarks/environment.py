@@ -27,6 +27,7 @@ class Environment:
     python: str
     jointrt: str
     onnxruntime: str
+    openvino: str
     numpy: str
     torch: str | None
 
@@ -42,6 +43,7 @@ class Environment:
             python=platform.python_version(),
             jointrt=_version("jointrt"),
             onnxruntime=import_onnxruntime().__version__,
+            openvino=_version("openvino"),
             numpy=_version("numpy"),
             torch=_version("torch") if with_torch else None,
         )

@@ -43,6 +43,7 @@ class Setup:
         precision: of its graphs.
         crop: (height, width).
         device: that it runs on.
+        backend: what runs the graphs there, with the precision of what is fp32 in them where it is another.
         settings: memory, interval, branches, threads, score_resize.
         objects: that are followed.
     """
@@ -53,6 +54,7 @@ class Setup:
     precision: str
     crop: tuple[int, int]
     device: str
+    backend: str
     settings: Settings
     objects: int
 

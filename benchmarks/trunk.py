@@ -6,13 +6,16 @@ out. The graph's message is edited directly: timing a bundle must not need the `
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ..runtime.bundle import Bundle
+from ..runtime.device_backends import split_backend
 from ..runtime.engine import import_onnxruntime
+from ..runtime.openvino_engine import compile_model, import_openvino
 
 _GRAPH = 7
 """Field number of `ModelProto.graph`."""
@@ -26,13 +29,32 @@ _NODE_OUTPUT = 2
 """Field number of `NodeProto.output`."""
 
 
-def load_trunk(bundle: Bundle, threads: int) -> Callable[[], object]:
-    """What runs the trunk alone, once per call, on one crop."""
+def load_trunk(bundle: Bundle, threads: int, backend: str) -> Callable[[], object]:
+    """What runs the trunk alone, once per call, on one crop.
+
+    Args:
+        bundle: of ONNX graphs.
+        threads: to run on.
+        backend: of `cpu_backends.CPU_BACKENDS`, with a precision behind a colon where it is not fp32.
+    """
     record = bundle.manifest.graphs["backbone"]
-    session = load_session(without_outputs(bundle.path(record.file).read_bytes(), {"x_tra", "x_ind"}), threads)
+    model = without_outputs(bundle.path(record.file).read_bytes(), {"x_tra", "x_ind"})
     shape = [1 if isinstance(n, str) else n for n in record.inputs[0].shape]
-    feeds = {record.inputs[0].name: np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)}
-    return lambda: session.run(None, feeds)
+    crop = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    name, precision = split_backend(backend)
+    if name == "openvino":
+        request = load_request(model, shape, threads, precision or "fp32")
+        return lambda: request.infer([crop], share_inputs=True)
+    session = load_session(model, threads)
+    return lambda: session.run(None, {record.inputs[0].name: crop})
+
+
+def load_request(model: bytes, shape: list[int], threads: int, precision: str) -> Any:
+    """A request to OpenVINO of a model's bytes with one input of this shape, compiled as a bundle's engines are."""
+    openvino = import_openvino()
+    read = openvino.Core().read_model(io.BytesIO(model))
+    read.reshape(shape)
+    return compile_model(read, threads, precision).create_infer_request()
 
 
 def load_session(model: bytes, threads: int) -> Any:

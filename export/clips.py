@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.engine import Buffer, Engine
+from ..runtime.engine import Buffer, Runnable
 from ..runtime.errors import MaskError
 from ..runtime.masks import GivenMasks
 from ..runtime.onnx_network import OnnxNetwork
@@ -50,21 +50,21 @@ class Call:
     outputs: Arrays
 
 
-class _Recorder(Engine):
-    """An engine that copies what it is called with; stands in for the one it was made from."""
+class _Recorder:
+    """Copies what an engine is called with."""
 
-    def __init__(self, engine: Engine, calls: list[Call], limit: int) -> None:
-        self.__dict__.update(engine.__dict__)
+    def __init__(self, engine: Runnable, calls: list[Call], limit: int) -> None:
+        self._engine = engine
         self._calls = calls
         self._limit = limit
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         """Run, and keep copies while there is room."""
         if len(self._calls) >= self._limit:
-            super().run(inputs, outputs)
+            self._engine.run(inputs, outputs)
             return
         before = {name: buffer.array.copy() for name, buffer in inputs.items()}
-        super().run(inputs, outputs)
+        self._engine.run(inputs, outputs)
         self._calls.append(Call(before, {name: buffer.array.copy() for name, buffer in outputs.items()}))
 
 

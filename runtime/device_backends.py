@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle
+from .cpu_backends import CPU_BACKENDS
 from .cuda_devices import query_cuda_driver
 from .errors import DependencyError, DeviceError, JointError, SettingsError
+from .openvino_engine import HINTS
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from .device_segmenter import BatchSegmenter, DeviceSegmenter
     from .segmenter import Segmenter
 
+PRECISIONS = {"torch": ("fp16", "fp32"), "openvino": tuple(HINTS)}
+"""Precisions that can be asked for at run time, by backend; other engines have that of their build."""
 WEIGHTS = "weights.safetensors"
 """The bundle's own weights, which the torch backend runs."""
 
@@ -71,21 +75,34 @@ BACKENDS = {
     ),
 }
 """In the order in which "auto" takes them, the fastest first."""
-CHOICES = ("auto", *BACKENDS)
+CHOICES = ("auto", *BACKENDS, "openvino")
+"""What may be asked for; OpenVINO runs ONNX graphs on the CPU only, see `cpu_backends`."""
+
+
+def split_backend(backend: str) -> tuple[str, str | None]:
+    """Name and precision of "NAME" or "NAME:PRECISION"."""
+    name, _, precision = backend.partition(":")
+    return name, precision or None
 
 
 def check_choice(backend: str, device: str) -> None:
     """Refuse a backend or device that there is none of.
 
     Raises:
-        SettingsError: the backend is unknown.
-        DeviceError: the device is.
+        SettingsError: the backend or its precision is unknown.
+        DeviceError: the device is, or the backend does not run there.
     """
-    if backend not in CHOICES:
-        raise SettingsError(f"backend is {backend!r}: expected one of {', '.join(CHOICES)}")
+    name, precision = split_backend(backend)
+    if name not in CHOICES:
+        raise SettingsError(f"backend is {name!r}: expected one of {', '.join(CHOICES)}")
+    if precision is not None and precision not in PRECISIONS.get(name, ()):
+        known = ", ".join(f"{other}:{p}" for other, values in PRECISIONS.items() for p in values)
+        raise SettingsError(f"backend is {backend!r}: expected a backend alone, or one of {known}")
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdecimal())):
         raise DeviceError(f"device {device!r} cannot be used: expected 'cpu', 'cuda' or 'cuda:1'")
+    if name == "openvino" and kind != "cpu":
+        raise DeviceError("backend openvino runs on the CPU only: leave --device out, or take another backend")
 
 
 def choose_backend(bundle: Bundle, backend: str, device: str) -> tuple[str, str]:
@@ -94,11 +111,12 @@ def choose_backend(bundle: Bundle, backend: str, device: str) -> tuple[str, str]
     Raises:
         DeviceError: the one asked for cannot, or none can.
     """
-    if backend != "auto":
-        reason = BACKENDS[backend].lacks(bundle, device)
+    name, _ = split_backend(backend)
+    if name != "auto":
+        reason = BACKENDS[name].lacks(bundle, device)
         if reason is not None:
-            raise DeviceError(f"backend {backend} cannot run {bundle.folder}: {reason}")
-        return backend, "as asked for"
+            raise DeviceError(f"backend {name} cannot run {bundle.folder}: {reason}")
+        return name, "as asked for"
     reasons = {name: candidate.lacks(bundle, device) for name, candidate in BACKENDS.items()}
     for place, (name, reason) in enumerate(reasons.items()):
         if reason is None:
@@ -107,9 +125,19 @@ def choose_backend(bundle: Bundle, backend: str, device: str) -> tuple[str, str]
 
 
 def runs_on_device(bundle: Bundle, backend: str, device: str) -> bool:
-    """Whether the device's orchestrator runs a bundle; the CPU's runs ONNX graphs whose memory grows."""
+    """Whether the device's orchestrator runs a bundle; the CPU's runs ONNX graphs whose memory grows.
+
+    Raises:
+        DeviceError, SettingsError: there is no such device or backend, or it does not suit the bundle.
+    """
     check_choice(backend, device)
-    return device != "cpu" or bundle.manifest.backend != "onnx" or backend not in ("auto", "onnxruntime")
+    name, _ = split_backend(backend)
+    grows = device == "cpu" and bundle.manifest.backend == "onnx"
+    if name == "openvino" and not grows:
+        raise DeviceError(
+            f"backend openvino cannot run {bundle.folder}: it holds {bundle.manifest.backend} graphs, expected onnx"
+        )
+    return not grows or name not in ("auto", *CPU_BACKENDS)
 
 
 def check_usable(bundle: Bundle, backend: str, device: str) -> str:
@@ -197,7 +225,7 @@ def load_device_network(
     Args:
         bundle: name, folder, or an opened bundle.
         device: "cuda", "cuda:1", ...; "cpu" runs the same orchestrator on the host.
-        backend: "auto", "tensorrt", "torch" or "onnxruntime".
+        backend: "auto", "tensorrt", "torch" or "onnxruntime"; "torch:fp32" as with `precision`.
         precision: "fp16" or "fp32", of the torch backend; None for fp16 on a GPU. Engines have that of their build.
         options: see `Settings.resolve`.
 
@@ -222,6 +250,7 @@ def load_device_network(
         if chosen == "tensorrt":
             engines = module.load_engines(opened, settings, device=device, allocate=lane.allocate)
         else:
+            precision = precision or split_backend(backend)[1]
             engines = module.load_engines(opened, settings, device=device, stream=lane.handle, precision=precision)
     lane.wait()
     network = DeviceNetwork(engines, opened.manifest.geometry, settings, lane)

@@ -1,11 +1,11 @@
-"""One graph in ONNX Runtime, with inputs and outputs in memory that the caller keeps."""
+"""One graph in ONNX Runtime on the CPU, with inputs and outputs in memory that the caller keeps."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +53,15 @@ class Buffer:
         return cls(np.zeros(shape, np.float32))
 
 
+class Runnable(Protocol):
+    """A loaded graph, whatever runs it."""
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        """Read the inputs' memory, fill the outputs'."""
+
+
 class Engine:
-    """A loaded graph; its buffers are bound at each call, nothing is copied or allocated."""
+    """A graph in ONNX Runtime; its buffers are bound at each call, nothing is copied or allocated."""
 
     def __init__(self, path: Path, record: GraphRecord, threads: int) -> None:
         ort = import_onnxruntime()
@@ -73,7 +80,8 @@ class Engine:
             )
         except Exception as error:
             raise BundleError(f"{path} does not load in ONNX Runtime {ort.__version__}: {str(error)[:200]}") from None
-        self.shapes = check_ports(self.session, path, record)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        check_ports(session_shapes(inputs), session_shapes(outputs), path, record)
         self._binding = self.session.io_binding()
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
@@ -85,18 +93,23 @@ class Engine:
         self.session.run_with_iobinding(self._binding)
 
 
-def check_ports(session: Any, path: Path, record: GraphRecord) -> dict[str, tuple[int | str, ...]]:
-    """Shapes by name, after a comparison of the graph with the manifest.
+def session_shapes(nodes: Iterable[Any]) -> dict[str, tuple[int | str, ...]]:
+    """Shapes of a session's inputs or outputs by name."""
+    return {node.name: tuple(node.shape) for node in nodes}
+
+
+def check_ports(
+    inputs: Mapping[str, tuple[int | str, ...]],
+    outputs: Mapping[str, tuple[int | str, ...]],
+    path: Path,
+    record: GraphRecord,
+) -> None:
+    """Compare the graph of a file with the manifest.
 
     Raises:
         BundleError: they differ.
     """
-    shapes: dict[str, tuple[int | str, ...]] = {}
-    for kind, ports, nodes in (
-        ("input", record.inputs, session.get_inputs()),
-        ("output", record.outputs, session.get_outputs()),
-    ):
-        found = {node.name: tuple(node.shape) for node in nodes}
+    for kind, ports, found in (("input", record.inputs, inputs), ("output", record.outputs, outputs)):
         expected = {port.name: port.shape for port in ports}
         if set(found) != set(expected):
             raise BundleError(
@@ -111,5 +124,3 @@ def check_ports(session: Any, path: Path, record: GraphRecord) -> dict[str, tupl
                 raise BundleError(
                     f"{path}: {kind} {name!r} has shape {found[name]}, the manifest says {shape}; export it again"
                 )
-            shapes[name] = shape
-    return shapes

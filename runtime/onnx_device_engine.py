@@ -14,7 +14,7 @@ import numpy as np
 
 from .bundle import Bundle
 from .device_engine import BoundGraph, DeviceArray, DeviceEngine, check_arrays
-from .engine import check_ports, import_onnxruntime
+from .engine import check_ports, import_onnxruntime, session_shapes
 from .errors import BundleError, DeviceError
 from .manifest import GraphRecord, Port
 from .settings import Settings
@@ -47,7 +47,8 @@ class OnnxDeviceEngine:
             )
         self.device = "cuda" if wanted.startswith("CUDA") else "cpu"
         self.device_id = int(provider[1]["device_id"]) if isinstance(provider, tuple) else 0
-        check_ports(self.session, path, record)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        check_ports(session_shapes(inputs), session_shapes(outputs), path, record)
         self.run_options = ort.RunOptions()
         # Who comes next is on the same stream.
         self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")

@@ -1,4 +1,4 @@
-"""The network as a bundle's graphs in ONNX Runtime on the CPU.
+"""The network as a bundle's ONNX graphs on the CPU.
 
 The memory's side of the transformer is kept up to date incrementally (see the bundle's `memory_*` graphs): a frame that
 enters costs one pass over the other frames, what it replaces is taken out as it was put in (`pair_terms`), and a query
@@ -8,6 +8,7 @@ an object's first frame; where a graph renews an array, input and output take tu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,31 +17,30 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .clock import StageClock
-from .engine import Buffer, Engine
+from .engine import Buffer, Runnable
 from .pair_terms import TermPool
-from .settings import INITIAL_STEPS, UPDATE_STEPS, Settings
+from .settings import INITIAL_STEPS, UPDATE_STEPS, Branches, Settings
+
+
+def used_graphs(bundle: Bundle, branches: Branches) -> tuple[str, ...]:
+    """Names of the graphs that some branches need."""
+    unused = {
+        "both": (),
+        "transduction": ("few_shot_residual", "few_shot_step"),
+        "induction": ("transformer_query", *_CHANGES, "memory_encode", "memory_read"),
+    }[branches]
+    return tuple(name for name in bundle.manifest.graphs if name not in unused)
 
 
 class OnnxNetwork:
-    """A bundle's graphs, loaded, and the buffers that all objects share."""
+    """A bundle's graphs, loaded (those of `used_graphs`), and the buffers that all objects share."""
 
-    def __init__(self, bundle: Bundle, settings: Settings, clock: StageClock) -> None:
+    def __init__(self, bundle: Bundle, settings: Settings, clock: StageClock, engines: Mapping[str, Runnable]) -> None:
         self.settings = settings
         self.clock = clock
-        unused = {
-            "both": (),
-            "transduction": ("few_shot_residual", "few_shot_step"),
-            "induction": ("transformer_query", *_CHANGES, "memory_encode", "memory_read"),
-        }[settings.branches]
-        manifest = bundle.manifest
-        self.engines = {
-            name: Engine(bundle.path(record.file), record, settings.threads)
-            for name, record in manifest.graphs.items()
-            if name not in unused
-        }
-        self._shapes = {
-            port.name: port.shape for record in manifest.graphs.values() for port in (*record.inputs, *record.outputs)
-        }
+        self.engines = dict(engines)
+        records = bundle.manifest.graphs.values()
+        self._shapes = {port.name: port.shape for record in records for port in (*record.inputs, *record.outputs)}
         self.crop, self.mask, self.logits = self.buffer("crop"), self.buffer("mask"), self.buffer("logits")
         self.layers = {name: self.buffer(name) for name in ("layer1", "layer2", "layer3", "layer4")}
         self.E_tra_star = self.buffer("E_tra_star")

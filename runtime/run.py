@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .device_backends import runs_on_device
 from .errors import JointError, SettingsError, VideoError
 from .masks import GivenMasks, read_label_map, write_label_map
 from .output import OutputFolder
@@ -109,7 +108,6 @@ def segment_video(request: Request, display: Display) -> Outcome:
     """
     job = Job.prepare(request)
     bundle = Bundle.open(request.bundle)
-    on_device = runs_on_device(bundle, request.backend, request.device)
     segmenter = Segmenter.load(
         request.bundle,
         memory=request.memory,
@@ -128,7 +126,7 @@ def segment_video(request: Request, display: Display) -> Outcome:
         "branches": settings.branches,
         "score_resize": settings.score_resize,
     }
-    if on_device:
+    if segmenter.runs_on != Segmenter.runs_on:
         display.note(f"runs with {segmenter.runs_on}")
         identity["backend"] = segmenter.runs_on.partition(" on ")[0]
     return job.run(segmenter, identity, display)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from .aggregation import soft_aggregation, strongest
 from .bundle import Bundle
 from .clock import StageClock
+from .cpu_backends import load_cpu_network
 from .crop import OUTSIDE
-from .device_backends import load_device_segmenter, runs_on_device
+from .device_backends import load_device_segmenter, runs_on_device, split_backend
 from .errors import SettingsError
 from .manifest import Geometry
 from .network import Network
-from .onnx_network import OnnxNetwork
 from .settings import Settings
 from .step_inputs import check_frame, new_ids, nothing_to_follow
 from .tracker import ObjectTracker, PastedScores
@@ -84,8 +84,9 @@ class Segmenter:
             threads: cores to use; all that the process may use if None.
             score_resize: "given" or "ratio"; see `crop.paste_scores`.
             device: "cpu", "cuda", "cuda:1", ...
-            backend: what runs the engines: "auto", "tensorrt", "torch" or "onnxruntime"; see `device_backends`.
-            precision: "fp16" or "fp32", of the torch backend.
+            backend: what runs the engines: "auto"; on the CPU "onnxruntime" or "openvino" (see `cpu_backends`), on a
+                GPU "tensorrt", "torch" or "onnxruntime" (see `device_backends`). "openvino:bf16" as with `precision`.
+            precision: "fp16" or "fp32" of the torch backend, "fp32" or "bf16" of OpenVINO.
 
         Returns:
             A segmenter; on a GPU a `device_segmenter.DeviceSegmenter`, which has the same verbs.
@@ -108,9 +109,12 @@ class Segmenter:
             return load_device_segmenter(  # type: ignore[return-value]
                 opened, device=device, backend=backend, precision=precision, **options
             )
-        settings = Settings.resolve(opened.manifest.defaults, **options)
-        clock = StageClock()
-        return cls(OnnxNetwork(opened, settings, clock), opened.manifest.geometry, settings, clock)
+        settings, clock = Settings.resolve(opened.manifest.defaults, **options), StageClock()
+        name, suffix = split_backend(backend)
+        network, runs_on = load_cpu_network(opened, settings, clock, name, precision or suffix)
+        segmenter = cls(network, opened.manifest.geometry, settings, clock)
+        segmenter.runs_on = runs_on
+        return segmenter
 
     @property
     def object_ids(self) -> tuple[int, ...]:

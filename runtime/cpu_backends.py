@@ -1,0 +1,58 @@
+"""What runs a bundle of ONNX graphs on the CPU: ONNX Runtime alone, or OpenVINO for the graphs of convolutions."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from .bundle import Bundle
+from .clock import StageClock
+from .engine import Engine, Runnable
+from .errors import DeviceError
+from .onnx_network import OnnxNetwork, used_graphs
+from .openvino_engine import GRAPHS, HINTS, OpenVinoEngine
+from .settings import Settings
+
+CPU_BACKENDS = ("onnxruntime", "openvino")
+
+
+def choose_cpu_backend(bundle: Bundle, backend: str, precision: str | None = None) -> tuple[str, str, str]:
+    """Backend, the precision of what the graphs hold in fp32, and a line that says both and why.
+
+    "auto" takes OpenVINO for graphs in 8 bits, where it is installed; those in fp32 it runs no faster. bf16 changes
+    masks and is never taken unless asked for.
+
+    Args:
+        bundle: of ONNX graphs.
+        backend: "auto" or one of `CPU_BACKENDS`.
+        precision: "fp32" or "bf16"; None for fp32.
+
+    Raises:
+        DeviceError: the backend does not compute in this precision.
+    """
+    why = ""
+    if backend == "auto":
+        faster = bundle.manifest.precision == "int8" and importlib.util.find_spec("openvino") is not None
+        backend, why = ("openvino", ", as it is faster in 8 bits") if faster else ("onnxruntime", "")
+    known = tuple(HINTS) if backend == "openvino" else ("fp32",)
+    if precision not in (None, *known):
+        raise DeviceError(f"backend {backend} cannot compute in {precision} on the CPU: expected {' or '.join(known)}")
+    if backend == "onnxruntime":
+        return backend, "fp32", "ONNX Runtime on the CPU"
+    note = " in bf16" if precision == "bf16" else ""
+    return backend, precision or "fp32", f"OpenVINO{note} and ONNX Runtime on the CPU{why}"
+
+
+def load_cpu_network(
+    bundle: Bundle, settings: Settings, clock: StageClock, backend: str, precision: str | None = None
+) -> tuple[OnnxNetwork, str]:
+    """A bundle's graphs, loaded, and a line that says what runs them; see `choose_cpu_backend`."""
+    chosen, computed, runs_on = choose_cpu_backend(bundle, backend, precision)
+    engines: dict[str, Runnable] = {}
+    for name in used_graphs(bundle, settings.branches):
+        record = bundle.manifest.graphs[name]
+        path = bundle.path(record.file)
+        if chosen == "openvino" and name in GRAPHS:
+            engines[name] = OpenVinoEngine(path, record, settings.threads, computed)
+        else:
+            engines[name] = Engine(path, record, settings.threads)
+    return OnnxNetwork(bundle, settings, clock, engines), runs_on
