@@ -51,7 +51,7 @@ def load_cpu_network(
     for name in used_graphs(bundle, settings.branches):
         record = bundle.manifest.graphs[name]
         path = bundle.path(record.file)
-        if chosen == "openvino" and name in GRAPHS:
+        if chosen == "openvino" and name in GRAPHS[computed]:
             engines[name] = OpenVinoEngine(path, record, settings.threads, computed)
         else:
             engines[name] = Engine(path, record, settings.threads)

@@ -22,9 +22,17 @@ def run(segmenter, golden, render, name, predictions, frames=None):
             yield segmenter._trackers[object_id], recorded[t, str(object_id)]
 
 
-@pytest.mark.parametrize(("name", "frames"), [("late", None), ("cross", None), ("single", 12)])
-def test_masks_boxes_and_windows_are_the_released_ones(paper_bundle, golden, render, name, frames):
-    segmenter = Segmenter.load(paper_bundle.folder)
+@pytest.mark.parametrize(
+    ("name", "frames", "backend"),
+    [
+        ("late", None, "onnxruntime"),
+        ("cross", None, "onnxruntime"),
+        ("single", 12, "onnxruntime"),
+        ("late", None, "openvino"),
+    ],
+)
+def test_masks_boxes_and_windows_are_the_released_ones(paper_bundle, golden, render, name, frames, backend):
+    segmenter = Segmenter.load(paper_bundle.folder, backend=backend)
     for tracker, record in run(segmenter, golden, render, name, golden / "clips", frames):
         np.testing.assert_allclose(tracker.state.pos, record["pos"], atol=0.5)
         assert float(tracker.state.target_scale) == pytest.approx(record["target_scale"], rel=1e-4)

@@ -1,0 +1,104 @@
+"""OpenVINO on the CPU, beside ONNX Runtime: what is chosen, what it computes, what is refused."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from jointrt import Segmenter
+from jointrt.runtime.bundle import Bundle
+from jointrt.runtime.cpu_backends import choose_cpu_backend
+from jointrt.runtime.errors import DeviceError, SettingsError
+
+openvino = pytest.importorskip("openvino", reason="OpenVINO is not for this machine")
+bf16 = pytest.mark.skipif(
+    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="this processor has no bf16 products",
+)
+
+
+def narrow(bundle):
+    """The same bundle, as if its graphs were in 8 bits."""
+    return dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"precision": "int8"}))
+
+
+def test_auto_takes_it_for_8_bits_only_and_never_bf16(tiny_bundle):
+    assert choose_cpu_backend(tiny_bundle, "auto")[:2] == ("onnxruntime", "fp32")
+    assert choose_cpu_backend(narrow(tiny_bundle), "auto")[:2] == ("openvino", "fp32")
+    assert "bf16" in choose_cpu_backend(tiny_bundle, "openvino", "bf16")[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"backend": "onnxruntime", "precision": "bf16"}, DeviceError, "fp32"),
+        ({"backend": "openvino:fp16"}, SettingsError, "openvino:bf16"),
+        ({"backend": "openvino", "device": "cuda"}, DeviceError, "CPU only"),
+        ({"backend": "openvinos"}, SettingsError, "openvino"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(tiny_bundle, options, error, said):
+    with pytest.raises(error, match=said):
+        Segmenter.load(tiny_bundle.folder, **options)
+
+
+def test_graphs_of_fixed_memory_are_refused(fixed_graphs):
+    with pytest.raises(DeviceError, match="onnxruntime-cuda graphs, expected onnx"):
+        Segmenter.load(fixed_graphs.folder, backend="openvino")
+
+
+def test_without_it_8_bits_run_in_onnx_runtime_and_asking_for_it_says_what_to_install(tiny_bundle):
+    code = f"""
+import sys
+sys.modules["openvino"] = None  # as if it were not there
+from jointrt import Segmenter
+from jointrt.runtime.errors import DependencyError
+assert Segmenter.load("lite-int8").runs_on == "ONNX Runtime on the CPU"
+try:
+    Segmenter.load({str(tiny_bundle.folder)!r}, backend="openvino")
+except DependencyError as error:
+    assert "jointrt[openvino]" in str(error)
+else:
+    raise AssertionError
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def follow(bundle, disc, **options):
+    segmenter = Segmenter.load(bundle, interval=2, memory=3, **options)
+    maps = []
+    for t in range(12):
+        frame, mask = disc(t)
+        segmenter.step(frame, mask if t == 0 else None)
+        maps.append(segmenter.probabilities()[1])
+    return np.array(maps), segmenter
+
+
+def test_fp32_gives_the_probabilities_of_onnx_runtime(tiny_bundle, disc):
+    expected, _ = follow(tiny_bundle.folder, disc)
+    found, _ = follow(tiny_bundle.folder, disc, backend="openvino")
+    assert 0.1 < expected[-1].max() and np.abs(found - expected).max() < 1e-3
+
+
+def test_8_bits_follow_the_disc_as_in_onnx_runtime(disc):
+    expected, _ = follow("lite-int8", disc, backend="onnxruntime")
+    found, segmenter = follow("lite-int8", disc)
+    assert segmenter.runs_on.startswith("OpenVINO")
+    a, b = found > 0.5, expected > 0.5
+    assert (a & b).sum() > 0.95 * (a | b).sum()
+
+
+@bf16
+def test_bf16_leaves_the_memory_near_what_its_frames_give(tiny_bundle, disc):
+    """Eq. 2 in fp64 over the stored keys and tokens, after every slot was replaced."""
+    _, segmenter = follow(tiny_bundle.folder, disc, backend="openvino:bf16")
+    frames = segmenter._trackers[1].target.frames
+    keys, tokens = (np.concatenate([f[name].array[0] for f in frames]).astype(np.float64) for name in ("key", "z"))
+    tau = 1 / 30
+    affinities = np.exp((keys @ keys.T - 1) / tau)
+    exact = affinities @ tokens / affinities.sum(1, keepdims=True)
+    kept = np.concatenate([f["C"].array[0] / f["D"].array[0] for f in frames])
+    error = np.linalg.norm(kept - exact) / np.linalg.norm(exact)
+    assert 1e-5 < error < 1e-2
