@@ -74,6 +74,8 @@ def compile_model(model: Any, threads: int, precision: str) -> Any:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
+            # Processes side by side would be pinned to the same cores.
+            "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": HINTS[precision],
         },
     )
