@@ -423,6 +423,9 @@ def verify(
 @app.command()
 def compare(
     bundle: Annotated[str, typer.Argument(help="Name of the bundle to test, or its folder.")],
+    backend: Annotated[
+        str, typer.Option(help="What runs it on the CPU; see `jointrt run --help`.", metavar="NAME[:PRECISION]")
+    ] = "auto",
     baseline: Annotated[
         str | None, typer.Option(help="Another bundle to compare with.", show_default="its PyTorch network")
     ] = None,
@@ -456,6 +459,7 @@ def compare(
 
     request = CompareRequest(
         bundle=bundle,
+        backend=backend,
         baseline=baseline,
         weights=weights,
         clips=tuple(clips or ()),

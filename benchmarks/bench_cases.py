@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..runtime.bundle import Bundle
 from ..runtime.cpu_backends import choose_cpu_backend
-from ..runtime.device_backends import runs_on_device, split_backend
+from ..runtime.device_backends import runs_on_device
 from ..runtime.errors import SettingsError
 from ..runtime.onnx_network import OnnxNetwork
 from ..runtime.segmenter import Segmenter
@@ -37,7 +37,7 @@ def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, ba
             f"{bundle.folder} with backend {backend} is not run by the CPU's own orchestrator, which is timed here: "
             "time it apart, with --device"
         )
-    chosen, precision, _ = choose_cpu_backend(bundle, *split_backend(backend))
+    chosen, precision, _ = choose_cpu_backend(bundle, backend)
     return Setup(
         kind="bundle",
         bundle=name,

@@ -20,7 +20,9 @@ from ..export.clips import Clip, record_calls
 from ..export.parity import CLIP, MAX_REL_L2, differences, graph_parity, mask_iou
 from ..export.reference import reference_segmenter
 from ..runtime.bundle import Bundle
-from ..runtime.engine import Buffer, Engine
+from ..runtime.cpu_backends import choose_cpu_backend, load_engine
+from ..runtime.device_backends import runs_on_device
+from ..runtime.engine import Buffer
 from ..runtime.errors import OutputError, SettingsError
 from ..runtime.manifest import GraphParity
 from ..runtime.segmenter import Segmenter
@@ -42,6 +44,7 @@ class CompareRequest:
 
     Attributes:
         bundle: name or folder of the bundle under test.
+        backend: what runs it on the CPU; see `cpu_backends`. The other side runs with "auto".
         baseline: name or folder of the other; its own PyTorch network if None.
         weights: the weights that `bundle` was made from; those in the bundle if None.
         clips: see `Clip.open`; the shipped clip if there are neither these nor a `root`.
@@ -56,6 +59,7 @@ class CompareRequest:
     """
 
     bundle: str
+    backend: str = "auto"
     baseline: str | None = None
     weights: Path | None = None
     clips: tuple[Path, ...] = ()
@@ -139,7 +143,12 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
         raise OutputError(f"{request.curve} cannot be written: expected a file in a folder that exists")
     tested = Bundle.open(request.bundle)
     baseline = None if request.baseline is None else Bundle.open(request.baseline)
-    first = Segmenter.load(tested.folder, memory=request.memory, interval=request.interval)
+    if runs_on_device(tested, request.backend, "cpu"):
+        raise SettingsError(
+            f"{tested.folder} with backend {request.backend} does not run on the CPU: expected ONNX graphs"
+        )
+    _, precision, _ = choose_cpu_backend(tested, request.backend)
+    first = Segmenter.load(tested.folder, memory=request.memory, interval=request.interval, backend=request.backend)
     paths = request.clips or (() if request.root is not None else (CLIP,))
     clips = [Clip.open(path) for path in paths]
     sequences = [] if request.root is None else choose_sequences(open_dataset(request.root), request.sequences)
@@ -148,10 +157,10 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
         second = reference_segmenter(
             net, Settings.resolve(tested.manifest.defaults, memory=request.memory, interval=request.interval)
         )
-        graphs = tuple(graph_parity(tested, net))
+        graphs = tuple(graph_parity(tested, net, request.backend))
     else:
         second = Segmenter.load(baseline.folder, memory=request.memory, interval=request.interval)
-        graphs = tuple(_bundle_parity(tested, baseline))
+        graphs = tuple(_bundle_parity(tested, baseline, request.backend))
         if not graphs:
             display.note("graphs not compared one by one: the two bundles' have different inputs")
     lengths = [c.source.count and c.source.count - c.masks.begin for c in clips]
@@ -164,17 +173,17 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
     gain = paired_bootstrap(gains) if gains else None
     if request.curve is not None:
         draw_drift(found, request.curve)
-    faithful = {b.manifest.precision for b in (tested, baseline) if b is not None} == {"fp32"}
+    faithful = {precision, *(b.manifest.precision for b in (tested, baseline) if b is not None)} == {"fp32"}
     return Comparison(graphs, tuple(found), gain, tuple(_failures(request, faithful, graphs, found, gain)))
 
 
-def _bundle_parity(tested: Bundle, baseline: Bundle) -> Iterator[GraphParity]:
+def _bundle_parity(tested: Bundle, baseline: Bundle, backend: str) -> Iterator[GraphParity]:
     """Each graph on what the baseline's is fed in a closed loop over the shipped clip, largest error over calls."""
     ours, theirs = tested.manifest.graphs, baseline.manifest.graphs
     if {n: (g.inputs, g.outputs) for n, g in ours.items()} != {n: (g.inputs, g.outputs) for n, g in theirs.items()}:
         return
     for name, calls in record_calls(baseline.folder, [Clip.open(CLIP)], theirs, frames=4, per_clip=2).items():
-        engine = Engine(tested.path(ours[name].file), ours[name], available_cores())
+        engine = load_engine(tested, name, available_cores(), backend)
         errors = []
         for call in calls:
             results = {port: Buffer(np.zeros_like(array)) for port, array in call.outputs.items()}

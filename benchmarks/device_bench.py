@@ -115,7 +115,7 @@ def run_request(request: BenchRequest, outputs: Outputs, *, device: str) -> None
     Raises:
         SettingsError: it asks for what is measured on the CPU only.
     """
-    several = {"backend": request.backends, "objects": request.objects, "threads": request.threads}
+    several = {"backends": request.backends, "objects": request.objects, "threads": request.threads}
     unknown = [f"several {name}" for name, values in several.items() if len(values) > 1]
     given = {
         "crop": request.crops,

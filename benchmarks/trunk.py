@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.bundle import Bundle
-from ..runtime.device_backends import split_backend
+from ..runtime.cpu_backends import split_backend
 from ..runtime.engine import import_onnxruntime
 from ..runtime.openvino_engine import compile_model, import_openvino
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..model.network import JointNet
 from ..runtime.bundle import Bundle
+from ..runtime.cpu_backends import load_engine
 from ..runtime.crop import cut_image, cut_mask, place_window, vector
-from ..runtime.engine import Buffer, Engine
+from ..runtime.engine import Buffer, Runnable
 from ..runtime.errors import BundleError
 from ..runtime.manifest import ClosedLoop, GraphParity, Parity
 from ..runtime.masks import read_label_map
@@ -31,6 +32,8 @@ MIN_IOU = 0.995
 """Smallest IoU of a closed-loop mask."""
 CLIP = Path(__file__).resolve().parent.parent / "examples" / "dog.mp4"
 """The clip that ships with the package."""
+OBJECTS = (1, 2)
+"""Of the clip, those that graphs are fed with."""
 CLIP_MASK = CLIP.with_suffix(".png")
 FRAMES = 8
 """Frames of the closed loop."""
@@ -53,7 +56,7 @@ def real_sample(crop_size: tuple[int, int]) -> Sample:
     """Crops of the shipped clip's first frame about both objects."""
     (frame,), labels = read_clip(1)
     crops, masks = [], []
-    for object_id in (1, 2):
+    for object_id in OBJECTS:
         mask = (labels == object_id).astype(np.float32)
         centre = vector([axis.mean() for axis in np.nonzero(mask)])
         window = place_window(mask.shape, centre, 0.8 * vector(mask.shape), crop_size, keep_inside=True)
@@ -100,18 +103,18 @@ def graph_inputs(net: JointNet, sample: Sample) -> dict[str, Tensor]:
     return values
 
 
-def graph_parity(bundle: Bundle, net: JointNet) -> Iterator[GraphParity]:
-    """Each graph of a bundle against its module, largest error over the outputs."""
+def graph_parity(bundle: Bundle, net: JointNet, backend: str = "onnxruntime") -> Iterator[GraphParity]:
+    """Each graph of a bundle against its module, largest error over the outputs; for the backend see `cpu_backends`."""
     with torch.inference_mode():
         values = graph_inputs(net, real_sample(net.config.crop_size))
         for kind in GRAPHS:
             if kind.name in bundle.manifest.graphs:
-                yield _compare(bundle, kind(net), values)
+                yield _compare(
+                    load_engine(bundle, kind.name, available_cores(), backend, len(OBJECTS)), kind(net), values
+                )
 
 
-def _compare(bundle: Bundle, graph: Graph, values: dict[str, Tensor]) -> GraphParity:
-    record = bundle.manifest.graphs[graph.name]
-    engine = Engine(bundle.path(record.file), record, available_cores())
+def _compare(engine: Runnable, graph: Graph, values: dict[str, Tensor]) -> GraphParity:
     inputs = [values[port.name] for port in graph.inputs()]
     expected = graph(*inputs)
     expected = expected if isinstance(expected, tuple) else (expected,)

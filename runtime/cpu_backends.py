@@ -15,6 +15,12 @@ from .settings import Settings
 CPU_BACKENDS = ("onnxruntime", "openvino")
 
 
+def split_backend(backend: str) -> tuple[str, str | None]:
+    """Name and precision of "NAME" or "NAME:PRECISION"."""
+    name, _, precision = backend.partition(":")
+    return name, precision or None
+
+
 def choose_cpu_backend(bundle: Bundle, backend: str, precision: str | None = None) -> tuple[str, str, str]:
     """Backend, the precision of what the graphs hold in fp32, and a line that says both and why.
 
@@ -23,13 +29,15 @@ def choose_cpu_backend(bundle: Bundle, backend: str, precision: str | None = Non
 
     Args:
         bundle: of ONNX graphs.
-        backend: "auto" or one of `CPU_BACKENDS`.
-        precision: "fp32" or "bf16"; None for fp32.
+        backend: "auto" or one of `CPU_BACKENDS`; "openvino:bf16" as with `precision`.
+        precision: "fp32" or "bf16"; fp32 if None and the backend names none.
 
     Raises:
         DeviceError: the backend does not compute in this precision.
     """
     why = ""
+    backend, suffix = split_backend(backend)
+    precision = precision or suffix
     if backend == "auto":
         faster = bundle.manifest.precision == "int8" and importlib.util.find_spec("openvino") is not None
         backend, why = ("openvino", ", as it is faster in 8 bits") if faster else ("onnxruntime", "")
@@ -47,12 +55,15 @@ def load_cpu_network(
 ) -> tuple[OnnxNetwork, str]:
     """A bundle's graphs, loaded, and a line that says what runs them; see `choose_cpu_backend`."""
     chosen, computed, runs_on = choose_cpu_backend(bundle, backend, precision)
-    engines: dict[str, Runnable] = {}
-    for name in used_graphs(bundle, settings.branches):
-        record = bundle.manifest.graphs[name]
-        path = bundle.path(record.file)
-        if chosen == "openvino" and name in GRAPHS[computed]:
-            engines[name] = OpenVinoEngine(path, record, settings.threads, computed)
-        else:
-            engines[name] = Engine(path, record, settings.threads)
+    names = used_graphs(bundle, settings.branches)
+    engines = {name: load_engine(bundle, name, settings.threads, f"{chosen}:{computed}") for name in names}
     return OnnxNetwork(bundle, settings, clock, engines), runs_on
+
+
+def load_engine(bundle: Bundle, name: str, threads: int, backend: str, objects: int = 1) -> Runnable:
+    """One of a bundle's graphs, for calls of so many objects; OpenVINO runs only those in which it is the faster one."""
+    record = bundle.manifest.graphs[name]
+    chosen, precision, _ = choose_cpu_backend(bundle, backend)
+    if chosen == "openvino" and name in GRAPHS[precision]:
+        return OpenVinoEngine(bundle.path(record.file), record, threads, precision, objects)
+    return Engine(bundle.path(record.file), record, threads)

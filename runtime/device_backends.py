@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle
-from .cpu_backends import CPU_BACKENDS
+from .cpu_backends import CPU_BACKENDS, split_backend
 from .cuda_devices import query_cuda_driver
 from .errors import DependencyError, DeviceError, JointError, SettingsError
 from .openvino_engine import HINTS
@@ -77,12 +77,6 @@ BACKENDS = {
 """In the order in which "auto" takes them, the fastest first."""
 CHOICES = ("auto", *BACKENDS, "openvino")
 """What may be asked for; OpenVINO runs ONNX graphs on the CPU only, see `cpu_backends`."""
-
-
-def split_backend(backend: str) -> tuple[str, str | None]:
-    """Name and precision of "NAME" or "NAME:PRECISION"."""
-    name, _, precision = backend.partition(":")
-    return name, precision or None
 
 
 def check_choice(backend: str, device: str) -> None:

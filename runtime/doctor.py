@@ -22,6 +22,7 @@ from .cuda_devices import query_cuda_driver
 from .device_backends import BACKENDS, backend_problem, runs_on_device
 from .engine import import_onnxruntime
 from .errors import DependencyError, JointError
+from .openvino_engine import computes_bf16
 from .segmenter import Segmenter
 from .settings import available_cores
 from .tensorrt_library import MODULES, check_library, query_tensorrt
@@ -176,11 +177,16 @@ def _try_provider(ort: Any, provider: str) -> str | None:
 
 
 def _backends() -> Iterator[Finding]:
-    """What `--device cuda --backend NAME` would meet, the bundle apart."""
+    """What `--backend NAME` would meet, the bundle apart."""
+    try:
+        narrow = "also in bf16" if computes_bf16() else "not in bf16, as this processor has no such products"
+        yield Finding("backends", "cpu, openvino", f"can be used, {narrow}", True)
+    except DependencyError as error:
+        yield Finding("backends", "cpu, openvino", str(error), None)
     problem = query_cuda_driver().problem
     for name, backend in BACKENDS.items():
-        found = problem or backend_problem(name)
-        yield Finding("backends", f"cuda, {name}", found or f"{backend.title} can be used", None if found else True)
+        reason = problem or backend_problem(name)
+        yield Finding("backends", f"cuda, {name}", reason or f"{backend.title} can be used", None if reason else True)
 
 
 def _tensorrt() -> Iterator[Finding]:

@@ -41,18 +41,26 @@ def import_openvino() -> Any:
         ) from None
 
 
-class OpenVinoEngine:
-    """A loaded graph, for one object; like an `Engine` it reads and writes memory that the caller keeps."""
+def computes_bf16() -> bool:
+    """Whether this processor has products in bf16, which OpenVINO then uses.
 
-    def __init__(self, path: Path, record: GraphRecord, threads: int, precision: str) -> None:
+    Raises:
+        DependencyError: OpenVINO is not installed.
+    """
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class OpenVinoEngine:
+    """A loaded graph, for calls of so many objects; like an `Engine` it reads and writes memory that the caller keeps."""
+
+    def __init__(self, path: Path, record: GraphRecord, threads: int, precision: str, objects: int) -> None:
         self._openvino = import_openvino()
-        core = self._openvino.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise DeviceError("this processor has no bf16 products, which OpenVINO would use: leave the precision out")
+        if precision == "bf16" and not computes_bf16():
+            raise DeviceError("this processor has no bf16 products, which OpenVINO would use: use --backend openvino")
         try:
-            model = core.read_model(str(path))
+            model = self._openvino.Core().read_model(str(path))
             check_ports(_shapes(model.inputs), _shapes(model.outputs), path, record)
-            model.reshape({port.name: _one_object(port.shape) for port in record.inputs})
+            model.reshape({port.name: _opened(port.shape, objects) for port in record.inputs})
             self._request = compile_model(model, threads, precision).create_infer_request()
         except RuntimeError as error:
             version = self._openvino.__version__
@@ -81,9 +89,9 @@ def compile_model(model: Any, threads: int, precision: str) -> Any:
     )
 
 
-def _one_object(shape: Sequence[int | str]) -> list[int]:
+def _opened(shape: Sequence[int | str], objects: int) -> list[int]:
     """Only the number of samples stays open."""
-    return [1 if axis == 0 else -1 if isinstance(n, str) else n for axis, n in enumerate(shape)]
+    return [objects if axis == 0 else -1 if isinstance(n, str) else n for axis, n in enumerate(shape)]
 
 
 def _shapes(ports: list[Any]) -> dict[str, tuple[int | str, ...]]:

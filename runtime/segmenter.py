@@ -14,7 +14,7 @@ from .bundle import Bundle
 from .clock import StageClock
 from .cpu_backends import load_cpu_network
 from .crop import OUTSIDE
-from .device_backends import load_device_segmenter, runs_on_device, split_backend
+from .device_backends import load_device_segmenter, runs_on_device
 from .errors import SettingsError
 from .manifest import Geometry
 from .network import Network
@@ -110,8 +110,7 @@ class Segmenter:
                 opened, device=device, backend=backend, precision=precision, **options
             )
         settings, clock = Settings.resolve(opened.manifest.defaults, **options), StageClock()
-        name, suffix = split_backend(backend)
-        network, runs_on = load_cpu_network(opened, settings, clock, name, precision or suffix)
+        network, runs_on = load_cpu_network(opened, settings, clock, backend, precision)
         segmenter = cls(network, opened.manifest.geometry, settings, clock)
         segmenter.runs_on = runs_on
         return segmenter
