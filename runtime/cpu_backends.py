@@ -61,7 +61,7 @@ def load_cpu_network(
 
 
 def load_engine(bundle: Bundle, name: str, threads: int, backend: str, objects: int = 1) -> Runnable:
-    """One of a bundle's graphs, for calls of so many objects; OpenVINO runs only those in which it is the faster one."""
+    """One of a bundle's graphs, for calls of so many objects; OpenVINO has only those in which it is faster."""
     record = bundle.manifest.graphs[name]
     chosen, precision, _ = choose_cpu_backend(bundle, backend)
     if chosen == "openvino" and name in GRAPHS[precision]:

@@ -51,7 +51,7 @@ def computes_bf16() -> bool:
 
 
 class OpenVinoEngine:
-    """A loaded graph, for calls of so many objects; like an `Engine` it reads and writes memory that the caller keeps."""
+    """A graph in OpenVINO, for calls of so many objects; it reads and writes memory that the caller keeps."""
 
     def __init__(self, path: Path, record: GraphRecord, threads: int, precision: str, objects: int) -> None:
         self._openvino = import_openvino()
