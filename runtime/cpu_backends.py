@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from .bundle import Bundle
 from .clock import StageClock
@@ -56,7 +58,9 @@ def load_cpu_network(
     """A bundle's graphs, loaded, and a line that says what runs them; see `choose_cpu_backend`."""
     chosen, computed, runs_on = choose_cpu_backend(bundle, backend, precision)
     names = used_graphs(bundle, settings.branches)
-    engines = {name: load_engine(bundle, name, settings.threads, f"{chosen}:{computed}") for name in names}
+    load = partial(load_engine, bundle, threads=settings.threads, backend=f"{chosen}:{computed}")
+    with ThreadPoolExecutor(settings.threads) as pool:
+        engines = dict(zip(names, pool.map(load, names), strict=True))
     return OnnxNetwork(bundle, settings, clock, engines), runs_on
 
 
