@@ -2,8 +2,8 @@
 
 What `crop`, `target_state` and `aggregation` compute with whole arrays is computed here with tensors of fixed shape, on
 whatever device they lie: no value decides a shape, so that a frame can be captured in a CUDA graph. The roundings are
-those of the released tracker; for their sake nothing is divided by a number of the host, which a GPU would replace by a
-product with its reciprocal, one bit off. B counts objects; positions and sizes are (row, column) in pixels of the frame.
+those of the released tracker; for their sake nothing is divided by a number of the host, for which torch multiplies by
+the reciprocal on a GPU, one bit off. B counts objects; positions and sizes are (row, column) in pixels of the frame.
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ def paste_logits(
         n, length = crop_size[axis], sizes[:, axis, None]
         i = torch.arange(image_size[axis], device=logits.device)[None] - place[:, axis, None]
         # With the given scale, an axis whose length stays the same is copied.
-        step = length / _number(n, length) if resize == "ratio" else torch.where(length == n, 1.0, scale.double()[:, None])
+        given = torch.where(length == n, 1.0, scale.double()[:, None])
+        step = length / _number(n, length) if resize == "ratio" else given
         source = ((i.double() + 0.5) / step - 0.5).float().clamp(min=0)
         first = source.floor()
         taps.append((first.long().clamp(max=n - 1), (first.long() + 1).clamp(max=n - 1), source - first))

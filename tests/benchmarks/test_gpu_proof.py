@@ -1,19 +1,12 @@
 """The proof for GPUs, rehearsed on a tiny network."""
 
 import pytest
-import torch
 from jointrt.benchmarks import gpu_proof
 from jointrt.benchmarks.gpu_rows import TINY, Row, build_net, frame_gflop, new_network, started
 from jointrt.runtime.cuda_devices import query_cuda_driver
 from jointrt.runtime.errors import DeviceError
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_whole_script_runs(capsys):

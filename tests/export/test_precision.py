@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -9,8 +7,6 @@ from jointrt.export.few_shot_loop import unroll
 from jointrt.export.fixed_memory import gpu_graphs
 from jointrt.export.onnx_export import export_graph
 from jointrt.export.precision import misplaced_islands, port_type, to_half
-from jointrt.model.config import ModelConfig
-from jointrt.model.network import JointNet
 from jointrt.model.target_model import to_matrix
 from onnx import TensorProto, helper
 
@@ -18,23 +14,10 @@ CAPACITY = 3
 
 
 @pytest.fixture(scope="module")
-def net():
-    """Random weights; the normalisation has the statistics of random crops, so that nothing fades or grows."""
-    torch.manual_seed(0)
-    net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(64, 96)))
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        net.train().backbone(torch.rand(4, 3, 64, 96) * 255)
-    return net.eval()
-
-
-@pytest.fixture(scope="module")
-def trace(net, tmp_path_factory):
+def trace(small_net, tmp_path_factory):
     """A graph's module and its exported form, by name; each is traced once."""
     folder = tmp_path_factory.mktemp("traced")
-    graphs = {g.name: g for g in gpu_graphs(net, CAPACITY)}
+    graphs = {g.name: g for g in gpu_graphs(small_net, CAPACITY)}
 
     def load(name):
         path = folder / f"{name}.onnx"
@@ -48,11 +31,11 @@ def trace(net, tmp_path_factory):
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_the_fixed_memory_gives_what_the_whole_attention_gives(net, replaced):
+def test_the_fixed_memory_gives_what_the_whole_attention_gives(small_net, replaced):
     """Frames enter one after another, the last one possibly in another's place; eq. 2 to 5 say what must come out."""
-    graphs = {g.name: g for g in gpu_graphs(net, CAPACITY)}
+    graphs = {g.name: g for g in gpu_graphs(small_net, CAPACITY)}
     torch.manual_seed(2)
-    n, C, D = 24, net.config.feature_channels, net.config.encoding_channels
+    n, C, D = 24, small_net.config.feature_channels, small_net.config.encoding_channels
     frames = torch.randn(4 if replaced else 2, n, C)
     bank = [torch.full((1, CAPACITY, *g.shape[2:]), 9.0) for g in graphs["memory_update"].inputs()[:4]]
     valid = torch.zeros(1, CAPACITY)
@@ -69,39 +52,39 @@ def test_the_fixed_memory_gives_what_the_whole_attention_gives(net, replaced):
     query, *_ = graphs["transformer_query"](x)
     found = graphs["memory_read"](query, keys, E, valid)
 
-    h, w = net.config.feature_size
+    h, w = small_net.config.feature_size
     maps = torch.stack([stored[i] for i in sorted(stored)]).transpose(1, 2).unflatten(2, (h, w))[None]
     values = E[:, : len(stored)].transpose(2, 3).unflatten(3, (h, w))
     x_map = x.transpose(1, 2).unflatten(2, (h, w))
-    expected = net.transformer.decode(x_map, net.transformer.encode(maps), values)
+    expected = small_net.transformer.decode(x_map, small_net.transformer.encode(maps), values)
     torch.testing.assert_close(found.transpose(1, 2).unflatten(2, (h, w)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_samples_of_weight_zero_do_not_change_what_is_learned(net):
-    graphs = {g.name: g for g in gpu_graphs(net, CAPACITY)}
+def test_samples_of_weight_zero_do_not_change_what_is_learned(small_net):
+    graphs = {g.name: g for g in gpu_graphs(small_net, CAPACITY)}
     torch.manual_seed(3)
-    n, C, D, K = 24, net.config.feature_channels, net.config.encoding_channels, net.config.filter_size
+    n, C, D, K = 24, small_net.config.feature_channels, small_net.config.encoding_channels, small_net.config.filter_size
     z, E, W = torch.randn(1, CAPACITY, n, C), torch.rand(1, CAPACITY, n, D), torch.rand(1, CAPACITY, n, D)
     omega = torch.zeros(1, K * K * D, C)
     weights, residual = graphs["few_shot_residual"](z, E, W, torch.tensor([[0.75, 0.25, 0.0]]), omega)
     for _ in range(3):
         omega, residual = graphs["few_shot_step"](z, weights, omega, residual)
 
-    h, w = net.config.feature_size
+    h, w = small_net.config.feature_size
     maps = [t[:, :2].transpose(2, 3).unflatten(3, (h, w)) for t in (z, E, W)]
-    expected = net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, 3)
+    expected = small_net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, 3)
     found = omega.unflatten(1, (K, K, D)).permute(0, 3, 4, 1, 2)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name, steps", [("few_shot_start", 20), ("few_shot_update", 3)])
-def test_the_loop_in_one_graph_learns_what_the_network_learns(net, trace, name, steps, precision):
+def test_the_loop_in_one_graph_learns_what_the_network_learns(small_net, trace, name, steps, precision):
     """Exported and run by ONNX Runtime, at fixed capacity with an empty slot; eq. 6 by the network's own learner."""
     parts = [trace(f"few_shot_{part}")[1] for part in ("residual", "step")]
     single = unroll(*parts, steps, name)
     generator = np.random.default_rng(3)
-    n, C, D, K = 24, net.config.feature_channels, net.config.encoding_channels, net.config.filter_size
+    n, C, D, K = 24, small_net.config.feature_channels, small_net.config.encoding_channels, small_net.config.filter_size
     half = np.float16 if precision == "fp16" else np.float32
     feeds = {
         "z_ind": generator.standard_normal((1, CAPACITY, n, C)).astype(half),
@@ -114,10 +97,10 @@ def test_the_loop_in_one_graph_learns_what_the_network_learns(net, trace, name, 
     assert misplaced_islands(half_graph) == []
     (found,) = run(half_graph if precision == "fp16" else single, feeds)
 
-    h, w = net.config.feature_size
+    h, w = small_net.config.feature_size
     samples = [torch.from_numpy(feeds[k][:, :2].astype(np.float32)) for k in ("z_ind", "E_ind_all", "W_all")]
     maps = [t.transpose(2, 3).unflatten(3, (h, w)) for t in samples]
-    expected = to_matrix(net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, steps)).detach().numpy()
+    expected = to_matrix(small_net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, steps)).numpy()
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
 
 
@@ -126,7 +109,7 @@ TOLERANCE = {"backbone": 0.03, "transformer_query": 0.03, "memory_read": 0.03}
 
 
 @pytest.mark.parametrize("name", ["backbone", "label_encoder", "transformer_query", "memory_read", "decoder"])
-def test_half_precision_graphs_stay_near_single_precision(net, trace, name):
+def test_half_precision_graphs_stay_near_single_precision(trace, name):
     graph, single = trace(name)
     half = to_half(single)
     assert misplaced_islands(half) == []
@@ -156,7 +139,7 @@ def run(model, feeds):
 
 
 @pytest.mark.parametrize("name", ["memory_update", "few_shot_residual", "few_shot_step"])
-def test_sums_that_are_carried_on_stay_single(net, trace, name):
+def test_sums_that_are_carried_on_stay_single(trace, name):
     _, single = trace(name)
     half = to_half(single)
     assert misplaced_islands(half) == []
@@ -173,7 +156,7 @@ def test_an_exponential_in_half_precision_is_reported():
     assert misplaced_islands(model) == ["Exp e"]
 
 
-def test_a_norm_over_large_features_does_not_overflow(trace, net):
+def test_a_norm_over_large_features_does_not_overflow(trace):
     """The squares of the features sum to more than fp16's largest number; naive half precision gives infinity."""
     _, single = trace("backbone")
     crop = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 96)).astype(np.float32)

@@ -1,6 +1,6 @@
 """The device's orchestrator on CPU tensors: the same code, called instead of captured."""
 
-import dataclasses
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +8,6 @@ import pytest
 import torch
 from jointrt.export.reference import geometry_of, reference_defaults, reference_segmenter
 from jointrt.export.torch_engines import torch_engines
-from jointrt.model.config import ModelConfig
-from jointrt.model.network import JointNet
 from jointrt.runtime.device_network import DeviceNetwork
 from jointrt.runtime.device_segmenter import BatchSegmenter, DeviceSegmenter
 from jointrt.runtime.errors import MaskError, SettingsError
@@ -19,31 +17,17 @@ from jointrt.runtime.video_batch import VideoBatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SIZE = (120, 160)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors are so small that a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def net():
-    """Random weights whose features neither fade nor grow, and whose maps vary."""
-    torch.manual_seed(0)
-    net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(64, 96)))
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        net.train().backbone(torch.rand(4, 3, 64, 96) * 255)
-        net.decoder.project.conv2.weight.mul_(40)
-    return net.eval()
+def net(small_net):
+    """Its maps vary."""
+    net = copy.deepcopy(small_net)
+    net.decoder.project.conv2.weight.mul_(40)
+    return net
 
 
 def settings(**changes):
