@@ -5,13 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from jointrt.export.reference import geometry_of, reference_defaults
-from jointrt.export.torch_engines import torch_engines
+from jointrt.export.reference import reference_defaults
+from jointrt.export.torch_network import torch_network
 from jointrt.model.config import ModelConfig
 from jointrt.model.network import JointNet
-from jointrt.runtime.device_network import DeviceNetwork
 from jointrt.runtime.device_segmenter import BatchSegmenter, DeviceSegmenter
-from jointrt.runtime.replay import Lane
 from jointrt.runtime.settings import Settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch with CUDA")
@@ -22,9 +20,7 @@ SIZE = (240, 320)
 def network(precision):
     torch.manual_seed(0)
     net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(128, 192))).eval()
-    settings = Settings.resolve(reference_defaults(memory=4, interval=2))
-    engines = torch_engines(net, settings.memory, precision, "cuda")
-    return DeviceNetwork(engines, geometry_of(net.config), settings, Lane(torch.device("cuda")))
+    return torch_network(net, Settings.resolve(reference_defaults(memory=4, interval=2)), precision, "cuda")
 
 
 def noise():

@@ -6,12 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from jointrt.export.reference import geometry_of, reference_defaults, reference_segmenter
-from jointrt.export.torch_engines import torch_engines
-from jointrt.runtime.device_network import DeviceNetwork
+from jointrt.export.reference import reference_defaults, reference_segmenter
+from jointrt.export.torch_network import torch_network
 from jointrt.runtime.device_segmenter import BatchSegmenter, DeviceSegmenter
 from jointrt.runtime.errors import MaskError, SettingsError
-from jointrt.runtime.replay import Lane
 from jointrt.runtime.settings import Settings
 from jointrt.runtime.video_batch import VideoBatch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,8 +33,7 @@ def settings(**changes):
 
 
 def network(net, device="cpu", precision="fp32", capacity=3, **changes):
-    engines = torch_engines(net, capacity, precision, device)
-    return DeviceNetwork(engines, geometry_of(net.config), settings(**changes), Lane(torch.device(device)))
+    return torch_network(net, settings(**changes), precision, device, capacity)
 
 
 def video(frames, seed=0, first=1, second=2):
@@ -197,12 +194,10 @@ class HostWatch(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_frames_and_updates_neither_wait_for_the_host_nor_read_from_it(net, precision, changes):
     """On tensors without values, which nothing can read and which work with none of the host."""
-    engines = torch_engines(net, 3, precision, "meta")
-    lane = Lane(torch.device("meta"))
-    batch = VideoBatch(DeviceNetwork(engines, geometry_of(net.config), settings(**changes), lane), 2)
+    batch = VideoBatch(network(net, "meta", precision, **changes), 2)
     batch.ids, batch.size = [[1, 4], [7]], SIZE
     batch.queue = SimpleNamespace(frames=torch.zeros(2, *SIZE, 3, dtype=torch.uint8, device="meta"))
-    with lane.work():
+    with batch.network.lane.work():
         batch._lay_out([0, 0, 1], [(2, 5), (1, 3)])
         with HostWatch():
             batch._follow()
