@@ -76,7 +76,7 @@ def paper_bundle(paper_weights, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_net():
-    """Random weights with small crops; normalisations have the statistics of random crops, so that nothing fades."""
+    """Random weights with small crops, whose features neither fade nor grow and whose maps vary."""
     import dataclasses
 
     import torch
@@ -89,7 +89,9 @@ def small_net():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
+        # Normalisations take the statistics of random crops.
         net.train().backbone(torch.rand(4, 3, 64, 96) * 255)
+        net.decoder.project.conv2.weight.mul_(40)
     return net.eval().requires_grad_(False)
 
 
