@@ -201,6 +201,8 @@ def backend_problem(backend: str) -> str | None:
         _refuse_missing_driver("cuda")
         if host_driven(backend, "cuda") is None:
             _refuse_unfit_torch("cuda")
+        elif importlib.util.find_spec("pycuda") is None:
+            return "neither torch nor pycuda is installed (extras: gpu, pycuda)"
     except JointError as error:
         return str(error)
     return None

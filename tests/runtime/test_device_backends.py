@@ -166,7 +166,7 @@ def machine(monkeypatch):
 
     def install(torch, pycuda):
         found = device_backends.importlib.util.find_spec
-        there = {"pycuda": pycuda or None}
+        there = {"pycuda": pycuda or None, "tensorrt_rtx": True}
         monkeypatch.setattr(device_backends, "query_cuda_driver", lambda: ADA)
         monkeypatch.setattr(
             device_backends.importlib.util, "find_spec", lambda name: there[name] if name in there else found(name)
@@ -216,6 +216,22 @@ def test_without_a_fit_torch_what_needs_it_is_refused(machine, tensorrt_bundle, 
     machine(torch, pycuda)
     with pytest.raises(error, match=message):
         device_backends.check_usable(tensorrt_bundle, backend, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("torch", "pycuda", "problem"),
+    [
+        (TORCH_FOR_GPUS, False, None),
+        (TORCH_FOR_CPUS, True, None),
+        (TORCH_FOR_CPUS, False, "built without CUDA"),
+        (None, True, None),
+        (None, False, "neither torch nor pycuda"),
+    ],
+)
+def test_what_tensorrt_lacks_is_named(machine, torch, pycuda, problem):
+    machine(torch, pycuda)
+    found = device_backends.backend_problem("tensorrt")
+    assert found is None if problem is None else problem in found
 
 
 @pytest.mark.parametrize("torch", [None, TORCH_FOR_CPUS])
