@@ -1,5 +1,6 @@
 """The device's orchestrator on CPU tensors: the same code, called instead of captured."""
 
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -140,6 +141,26 @@ def test_frames_may_be_queued_ahead(small_net):
     for a, b, c in zip(expected, [p.result() for p in pending], streamed, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c)
+
+
+def test_memory_is_given_back_before_more_is_taken(small_net, monkeypatch):
+    """Where objects appear, and at the end of a video: no array of before is there when the new ones are made."""
+    segmenter = DeviceSegmenter(network(small_net))
+    clip = list(video(4))
+    segmenter.step(*clip[0])
+    layers = [weakref.ref(segmenter.batch.tensors[f"layer{i}"]) for i in (1, 2, 3, 4)]
+    make = segmenter.network.tensor
+
+    def tensor(port, batch):
+        assert not any(layer() is not None for layer in layers)
+        return make(port, batch)
+
+    segmenter.step(*clip[1])
+    monkeypatch.setattr(segmenter.network, "tensor", tensor)
+    segmenter.step(*clip[2])
+    layers[:] = [weakref.ref(segmenter.batch.tensors["layer1"])]
+    segmenter.reset()
+    assert layers[0]() is None
 
 
 def test_a_state_is_taken_up_exactly(small_net):
