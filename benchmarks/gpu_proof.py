@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def run_tests(limit: float) -> dict[str, Any]:
-    """What the tests found: their number, the failed ones by name, or why they did not run to their end."""
+    """What the tests found; see `read_report`; or the problem that kept them from running to their end."""
     missing = [name for name in PYTEST_NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         return {"problem": f"not run: {', '.join(missing)} is not installed"}
@@ -95,12 +96,14 @@ def run_tests(limit: float) -> dict[str, Any]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Numbers and names from pytest's report."""
+    """From pytest's report: how many passed, how many were skipped for each reason, and which failed."""
     cases = list(ElementTree.parse(path).getroot().iter("testcase"))
     failed = [f"{c.get('classname')}::{c.get('name')}" for c in cases if c.find("failure") is not None]
     failed += [f"{c.get('classname')}::{c.get('name')}" for c in cases if c.find("error") is not None]
-    skipped = sum(c.find("skipped") is not None for c in cases)
-    return {"passed": len(cases) - len(failed) - skipped, "skipped": skipped, "failed": failed, "problem": None}
+    skips = (case.find("skipped") for case in cases)
+    skipped = Counter(skip.get("message", "") for skip in skips if skip is not None)
+    passed = len(cases) - len(failed) - skipped.total()
+    return {"passed": passed, "skipped": dict(skipped), "failed": failed, "problem": None}
 
 
 def shown(value: float | None, form: str) -> str:

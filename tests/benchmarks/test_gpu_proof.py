@@ -106,9 +106,9 @@ def test_a_report_of_the_tests_is_read(tmp_path):
     report.write_text(
         "<testsuites><testsuite>"
         '<testcase classname="a" name="good"/><testcase classname="a" name="bad"><failure/></testcase>'
-        '<testcase classname="a" name="out"><skipped/></testcase>'
+        '<testcase classname="a" name="out"><skipped message="no GPU"/></testcase>'
         '<testcase classname="a" name="none"><error/></testcase>'
         "</testsuite></testsuites>"
     )
     found = gpu_proof.read_report(report)
-    assert found == {"passed": 1, "skipped": 1, "failed": ["a::bad", "a::none"], "problem": None}
+    assert found == {"passed": 1, "skipped": {"no GPU": 1}, "failed": ["a::bad", "a::none"], "problem": None}
