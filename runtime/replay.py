@@ -17,6 +17,16 @@ _CAPTURING = threading.Lock()
 """Torch takes one capture at a time in a process."""
 
 
+class _Thread(threading.local):
+    """The running thread, told apart from those that ended, whose numbers are given out again."""
+
+    def __init__(self) -> None:
+        self.mark = object()
+
+
+_THREAD = _Thread()
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """No other capture in the block, and no garbage collection: what it frees may call what a capture forbids."""
@@ -111,7 +121,7 @@ class Replay:
         self._scratch = scratch
         self._plain = lane.stream is None or not capturable
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._warm: int | None = None
+        self._warm: object = None
 
     def __call__(self, function: Callable[[], None]) -> None:
         """Enqueue a function, the same one at every call.
@@ -119,10 +129,9 @@ class Replay:
         It is not kept, so that its owner and this object, and with them a graph's memory, end without a cycle. A
         thread's first call is a plain one and counts, unless there is a graph; a capture itself computes nothing.
         """
-        thread = threading.get_ident()
-        if self._plain or (self._graph is None and self._warm != thread):
+        if self._plain or (self._graph is None and self._warm is not _THREAD.mark):
             function()
-            self._warm = thread
+            self._warm = _THREAD.mark
             return
         if self._graph is None:
             self._graph = self.lane.capture(function, self._scratch)
