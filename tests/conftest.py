@@ -75,7 +75,7 @@ def paper_bundle(paper_weights, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_net():
+def net():
     """Random weights with small crops, whose features neither fade nor grow and whose maps vary."""
     import dataclasses
 

@@ -14,10 +14,10 @@ CAPACITY = 3
 
 
 @pytest.fixture(scope="module")
-def trace(small_net, tmp_path_factory):
+def trace(net, tmp_path_factory):
     """A graph's module and its exported form, by name; each is traced once."""
     folder = tmp_path_factory.mktemp("traced")
-    graphs = {g.name: g for g in gpu_graphs(small_net, CAPACITY)}
+    graphs = {g.name: g for g in gpu_graphs(net, CAPACITY)}
 
     def load(name):
         path = folder / f"{name}.onnx"
@@ -31,11 +31,11 @@ def trace(small_net, tmp_path_factory):
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_the_fixed_memory_gives_what_the_whole_attention_gives(small_net, replaced):
+def test_the_fixed_memory_gives_what_the_whole_attention_gives(net, replaced):
     """Frames enter one after another, the last one possibly in another's place; eq. 2 to 5 say what must come out."""
-    graphs = {g.name: g for g in gpu_graphs(small_net, CAPACITY)}
+    graphs = {g.name: g for g in gpu_graphs(net, CAPACITY)}
     torch.manual_seed(2)
-    n, C, D = 24, small_net.config.feature_channels, small_net.config.encoding_channels
+    n, C, D = 24, net.config.feature_channels, net.config.encoding_channels
     frames = torch.randn(4 if replaced else 2, n, C)
     bank = [torch.full((1, CAPACITY, *g.shape[2:]), 9.0) for g in graphs["memory_update"].inputs()[:4]]
     valid = torch.zeros(1, CAPACITY)
@@ -52,39 +52,39 @@ def test_the_fixed_memory_gives_what_the_whole_attention_gives(small_net, replac
     query, *_ = graphs["transformer_query"](x)
     found = graphs["memory_read"](query, keys, E, valid)
 
-    h, w = small_net.config.feature_size
+    h, w = net.config.feature_size
     maps = torch.stack([stored[i] for i in sorted(stored)]).transpose(1, 2).unflatten(2, (h, w))[None]
     values = E[:, : len(stored)].transpose(2, 3).unflatten(3, (h, w))
     x_map = x.transpose(1, 2).unflatten(2, (h, w))
-    expected = small_net.transformer.decode(x_map, small_net.transformer.encode(maps), values)
+    expected = net.transformer.decode(x_map, net.transformer.encode(maps), values)
     torch.testing.assert_close(found.transpose(1, 2).unflatten(2, (h, w)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_samples_of_weight_zero_do_not_change_what_is_learned(small_net):
-    graphs = {g.name: g for g in gpu_graphs(small_net, CAPACITY)}
+def test_samples_of_weight_zero_do_not_change_what_is_learned(net):
+    graphs = {g.name: g for g in gpu_graphs(net, CAPACITY)}
     torch.manual_seed(3)
-    n, C, D, K = 24, small_net.config.feature_channels, small_net.config.encoding_channels, small_net.config.filter_size
+    n, C, D, K = 24, net.config.feature_channels, net.config.encoding_channels, net.config.filter_size
     z, E, W = torch.randn(1, CAPACITY, n, C), torch.rand(1, CAPACITY, n, D), torch.rand(1, CAPACITY, n, D)
     omega = torch.zeros(1, K * K * D, C)
     weights, residual = graphs["few_shot_residual"](z, E, W, torch.tensor([[0.75, 0.25, 0.0]]), omega)
     for _ in range(3):
         omega, residual = graphs["few_shot_step"](z, weights, omega, residual)
 
-    h, w = small_net.config.feature_size
+    h, w = net.config.feature_size
     maps = [t[:, :2].transpose(2, 3).unflatten(3, (h, w)) for t in (z, E, W)]
-    expected = small_net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, 3)
+    expected = net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, 3)
     found = omega.unflatten(1, (K, K, D)).permute(0, 3, 4, 1, 2)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name, steps", [("few_shot_start", 20), ("few_shot_update", 3)])
-def test_the_loop_in_one_graph_learns_what_the_network_learns(small_net, trace, name, steps, precision):
+def test_the_loop_in_one_graph_learns_what_the_network_learns(net, trace, name, steps, precision):
     """Exported and run by ONNX Runtime, at fixed capacity with an empty slot; eq. 6 by the network's own learner."""
     parts = [trace(f"few_shot_{part}")[1] for part in ("residual", "step")]
     single = unroll(*parts, steps, name)
     generator = np.random.default_rng(3)
-    n, C, D, K = 24, small_net.config.feature_channels, small_net.config.encoding_channels, small_net.config.filter_size
+    n, C, D, K = 24, net.config.feature_channels, net.config.encoding_channels, net.config.filter_size
     half = np.float16 if precision == "fp16" else np.float32
     feeds = {
         "z_ind": generator.standard_normal((1, CAPACITY, n, C)).astype(half),
@@ -97,10 +97,10 @@ def test_the_loop_in_one_graph_learns_what_the_network_learns(small_net, trace, 
     assert misplaced_islands(half_graph) == []
     (found,) = run(half_graph if precision == "fp16" else single, feeds)
 
-    h, w = small_net.config.feature_size
+    h, w = net.config.feature_size
     samples = [torch.from_numpy(feeds[k][:, :2].astype(np.float32)) for k in ("z_ind", "E_ind_all", "W_all")]
     maps = [t.transpose(2, 3).unflatten(3, (h, w)) for t in samples]
-    expected = to_matrix(small_net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, steps)).numpy()
+    expected = to_matrix(net.target_model.fit(*maps, torch.tensor([[0.75, 0.25]]), None, steps)).numpy()
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
 
 

@@ -71,10 +71,10 @@ def test_graphs_and_memory_stay_as_they_are(segmenter):
 
 
 @pytest.fixture
-def pair(small_net):
+def pair(net):
     """One segmenter that replays, and one that enqueues the same work call by call."""
     settings = Settings.resolve(reference_defaults(memory=4, interval=2))
-    replayed, plain = (DeviceSegmenter(torch_network(small_net, settings, "fp32", "cuda")) for _ in range(2))
+    replayed, plain = (DeviceSegmenter(torch_network(net, settings, "fp32", "cuda")) for _ in range(2))
     plain.network.capturable = False
     return replayed, plain
 

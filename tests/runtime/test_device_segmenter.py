@@ -52,14 +52,14 @@ def video(frames, seed=0, first=1, second=2):
     ],
 )
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_video_on_a_device_follows_the_released_algorithm(small_net, device, precision, changes):
+def test_a_video_on_a_device_follows_the_released_algorithm(net, device, precision, changes):
     """Frame by frame from the same probabilities: the merged probability maps agree.
 
     The reference encodes its whole memory anew and learns by the network's own forward passes. The memory grows, fills
     and is replaced, and a second object appears on the way. The engines have more slots than the memory uses.
     """
-    reference = reference_segmenter(small_net, settings(**changes))
-    tested = DeviceSegmenter(network(small_net, device, precision, capacity=4, **changes))
+    reference = reference_segmenter(net, settings(**changes))
+    tested = DeviceSegmenter(network(net, device, precision, capacity=4, **changes))
     for t, (frame, mask) in enumerate(video(10 if not changes else 6)):
         expected, found = reference.step(frame, mask), tested.step(frame, mask)
         maps = np.stack(list(reference.probabilities().values()))
@@ -75,12 +75,12 @@ def test_a_video_on_a_device_follows_the_released_algorithm(small_net, device, p
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_videos_in_one_batch_are_followed_as_each_alone(small_net, device):
+def test_videos_in_one_batch_are_followed_as_each_alone(net, device):
     """They begin at different times and with different numbers of objects; one ends, and another takes its place."""
-    shared = network(small_net, device)
+    shared = network(net, device)
     clips = [list(video(9, seed=0)), list(video(6, seed=1, first=7, second=0)), list(video(4, seed=2, second=9))]
     begin, place = (0, 2, 5), (0, 1, 2)
-    alone = [DeviceSegmenter(network(small_net, device)) for _ in clips]
+    alone = [DeviceSegmenter(network(net, device)) for _ in clips]
     together = BatchSegmenter(shared, 3)
     for t in range(9):
         frames, masks = [None] * 3, [None] * 3
@@ -117,9 +117,9 @@ class Divided:
         return self.engine.bind(arrays)
 
 
-def test_a_batch_is_divided_and_aligned_for_engines_that_need_it(small_net):
+def test_a_batch_is_divided_and_aligned_for_engines_that_need_it(net):
     """Tensors on the CPU begin at multiples of 64; a second object's flags and denominators do not."""
-    whole, divided = network(small_net), network(small_net)
+    whole, divided = network(net), network(net)
     divided.engines = {name: Divided(engine, 64) for name, engine in divided.engines.items()}
     divided.alignment = 64
     one, other = DeviceSegmenter(whole), DeviceSegmenter(divided)
@@ -129,8 +129,8 @@ def test_a_batch_is_divided_and_aligned_for_engines_that_need_it(small_net):
     assert (maps[0] - maps[1]).abs().max() < 1e-3
 
 
-def test_frames_may_be_queued_ahead(small_net):
-    shared = network(small_net)
+def test_frames_may_be_queued_ahead(net):
+    shared = network(net)
     segmenter = DeviceSegmenter(shared)
     clip = list(video(6))
     expected = [segmenter.step(frame, mask if t == 0 else None) for t, (frame, mask) in enumerate(clip)]
@@ -143,9 +143,9 @@ def test_frames_may_be_queued_ahead(small_net):
         np.testing.assert_array_equal(a, c)
 
 
-def test_memory_is_given_back_before_more_is_taken(small_net, monkeypatch):
+def test_memory_is_given_back_before_more_is_taken(net, monkeypatch):
     """Where objects appear, and at the end of a video: no array of before is there when the new ones are made."""
-    segmenter = DeviceSegmenter(network(small_net))
+    segmenter = DeviceSegmenter(network(net))
     clip = list(video(4))
     segmenter.step(*clip[0])
     layers = [weakref.ref(segmenter.batch.tensors[f"layer{i}"]) for i in (1, 2, 3, 4)]
@@ -163,8 +163,8 @@ def test_memory_is_given_back_before_more_is_taken(small_net, monkeypatch):
     assert layers[0]() is None
 
 
-def test_a_state_is_taken_up_exactly(small_net):
-    shared = network(small_net)
+def test_a_state_is_taken_up_exactly(net):
+    shared = network(net)
     segmenter, other = DeviceSegmenter(shared), DeviceSegmenter(shared)
     clip = list(video(8))
     assert other.state_dict()["owners"].size == 0
@@ -204,9 +204,9 @@ class HostWatch(TorchDispatchMode):
 
 @pytest.mark.parametrize("changes", [{}, {"branches": "transduction", "score_resize": "ratio"}])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_frames_and_updates_neither_wait_for_the_host_nor_read_from_it(small_net, precision, changes):
+def test_frames_and_updates_neither_wait_for_the_host_nor_read_from_it(net, precision, changes):
     """On tensors without values, which nothing can read and which work with none of the host."""
-    batch = VideoBatch(network(small_net, "meta", precision, **changes), 2)
+    batch = VideoBatch(network(net, "meta", precision, **changes), 2)
     batch.ids, batch.size = [[1, 4], [7]], SIZE
     batch.queue = SimpleNamespace(frames=torch.zeros(2, *SIZE, 3, dtype=torch.uint8, device="meta"))
     with batch.network.lane.work():
@@ -217,12 +217,12 @@ def test_frames_and_updates_neither_wait_for_the_host_nor_read_from_it(small_net
                 group._update()
 
 
-def test_what_does_not_fit_is_refused(small_net):
+def test_what_does_not_fit_is_refused(net):
     with pytest.raises(MaskError, match="no object"):
-        DeviceSegmenter(network(small_net)).step(np.zeros((8, 8, 3), np.uint8))
+        DeviceSegmenter(network(net)).step(np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(SettingsError, match="2 frames"):
-        BatchSegmenter(network(small_net), 3).step([None, None])
+        BatchSegmenter(network(net), 3).step([None, None])
     with pytest.raises(SettingsError, match="no video has a frame"):
-        BatchSegmenter(network(small_net), 1).step([None])
+        BatchSegmenter(network(net), 1).step([None])
     with pytest.raises(SettingsError, match="2 slots"):
-        network(small_net, capacity=2)
+        network(net, capacity=2)
