@@ -5,30 +5,30 @@ Weights are random and frames are noise: on a GPU neither changes how long anyth
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..export.reference import geometry_of, reference_defaults
-from ..export.torch_engines import arithmetic, torch_engines
+from ..export.reference import reference_defaults
+from ..export.torch_engines import Precision, arithmetic
+from ..export.torch_network import torch_network
 from ..model.config import ModelConfig
 from ..model.network import JointNet
 from ..runtime.device_network import DeviceNetwork, FewShotLearner
 from ..runtime.device_segmenter import DeviceSegmenter
-from ..runtime.replay import Lane
-from ..runtime.settings import INITIAL_STEPS, UPDATE_STEPS, Settings
+from ..runtime.frame_queue import FrameQueue
+from ..runtime.settings import UPDATE_STEPS, Settings
 from ..runtime.video_batch import VideoBatch
-
-Precision = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,11 @@ class Plan:
         device: "cuda" or "cpu".
         frame_size: (height, width).
         memory, interval: settings.
-        warm_up, measured: frames; the first fill the memory.
-        eager: frames of the released algorithm, which are slow.
+        filling: frames that fill the memory, and with which whatever is captured is captured.
+        measured: frames, a multiple of the interval.
+        eager: frames of one object of the released algorithm, which are slow.
         videos: of the batched row.
+        product: rows and columns of the matrix product that measures the card.
         crop: of the network's, to make it small; the model's own if None.
     """
 
@@ -49,14 +51,17 @@ class Plan:
     frame_size: tuple[int, int] = (480, 854)
     memory: int = 20
     interval: int = 5
-    warm_up: int = 120
+    filling: int = 119
     measured: int = 200
     eager: int = 30
     videos: int = 8
+    product: int = 8192
     crop: tuple[int, int] | None = None
 
 
-TINY = Plan("cpu", (120, 160), memory=3, interval=2, warm_up=6, measured=4, eager=2, videos=2, crop=(64, 96))
+TINY = Plan(
+    *("cpu", (120, 160)), memory=3, interval=2, filling=5, measured=4, eager=2, videos=2, product=128, crop=(64, 96)
+)
 """A rehearsal of the whole script where there is no GPU; its durations mean nothing."""
 
 
@@ -65,23 +70,37 @@ class Row:
     """One line of the table.
 
     Attributes:
-        p50, p99: milliseconds per call.
+        technique: as a reader sees it; indented where it is a part of a frame or another view of the row before.
+        mean, p50, p99: milliseconds per call; quantiles None where only the whole was timed.
         frames: frames of all videos in one call; 0 for a part of a frame.
-        gflop: floating-point operations of one call, counted in the graphs; None where they were not.
+        gflop: floating-point operations of one call on average; None where they were not counted.
+        reserved: GPU memory that torch holds, MB; None on the CPU.
     """
 
     model: str
     objects: int
     technique: str
-    p50: float
-    p99: float
-    frames: int = 1
-    gflop: float | None = None
+    mean: float
+    p50: float | None
+    p99: float | None
+    frames: int
+    gflop: float | None
+    reserved: float | None
+
+    @classmethod
+    def of(
+        cls, model: str, objects: int, technique: str, times: Sequence[float], frames: int, gflop: float | None = None
+    ) -> Self:
+        """Of the durations of single calls, or of one that stands for all."""
+        several = len(times) > 1
+        p50, p99 = (float(np.percentile(times, q)) if several else None for q in (50, 99))
+        reserved = torch.cuda.max_memory_reserved() / 1e6 if torch.cuda.is_initialized() else None
+        return cls(model, objects, technique, statistics.fmean(times), p50, p99, frames, gflop, reserved)
 
     @property
     def rate(self) -> float | None:
-        """Frames per second."""
-        return 1e3 * self.frames / self.p50 if self.frames else None
+        """Frames per second, memory updates included."""
+        return 1e3 * self.frames / self.mean if self.frames else None
 
 
 def durations(call: Callable[[], object], warm_up: int, measured: int, device: str) -> list[float]:
@@ -104,15 +123,11 @@ def durations(call: Callable[[], object], warm_up: int, measured: int, device: s
     return [a.elapsed_time(b) for a, b in itertools.pairwise(events)]
 
 
-def matrix_peak(dtype: torch.dtype, device: str, size: int = 8192) -> float:
-    """Measured TFLOP/s of a square matrix product."""
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+def product_times(plan: Plan, dtype: torch.dtype) -> list[float]:
+    """A square matrix product."""
+    a, b = (torch.randn(plan.product, plan.product, device=plan.device, dtype=dtype) for _ in range(2))
     with arithmetic():
-        return 2 * size**3 / (statistics.median(durations(lambda: torch.mm(a, b), 3, 10, device)) * 1e9)
-
-
-def _row(model: str, objects: int, technique: str, times: list[float], frames: int = 1) -> Row:
-    return Row(model, objects, technique, statistics.median(times), float(np.percentile(times, 99)), frames)
+        return durations(lambda: torch.mm(a, b), 3, 10, plan.device)
 
 
 def build_net(model: str, plan: Plan) -> JointNet:
@@ -124,38 +139,31 @@ def build_net(model: str, plan: Plan) -> JointNet:
     return JointNet(config).eval().requires_grad_(False)
 
 
-def released_frame(net: JointNet, plan: Plan, *, cached: bool) -> Callable[[], None]:
-    """The network's work at one frame as the released code orders it, eager fp32; one object.
+def released_object(net: JointNet, plan: Plan, *, cached: bool) -> Callable[[], None]:
+    """The network's work for one object of a frame as the released code orders it, eager fp32.
 
-    With `cached` the encoded memory is kept between frames and renewed, with three descent steps, at every update.
+    With `cached` the encoded memory is kept between frames and renewed at every update.
     """
     memory, config, device = plan.memory, net.config, plan.device
     C, D, (h, w) = config.feature_channels, config.encoding_channels, config.feature_size
     z, E = torch.randn(1, memory, C, h, w, device=device), torch.rand(1, memory, D, h, w, device=device)
     crop = 255 * torch.rand(1, 3, *config.crop_size, device=device)
     weights = torch.full((1, memory), 1 / memory, device=device)
-    state = {"omega": torch.zeros(1, D, C, 3, 3, device=device), "encoded": net.transformer.encode(z)}
+    omega, encoded = torch.zeros(1, D, C, 3, 3, device=device), net.transformer.encode(z)
     count = 0
 
     def frame() -> None:
-        nonlocal count
+        nonlocal count, omega, encoded
         count += 1
         features = net.extract(crop)
         if count % plan.interval == 0:
-            state["omega"] = net.target_model.fit(z, E, E, weights, state["omega"], UPDATE_STEPS)
+            omega = net.target_model.fit(z, E, E, weights, omega, UPDATE_STEPS)
         if not cached or count % plan.interval == 0:
-            state["encoded"] = net.transformer.encode(z)
-        encodings = net.transformer.decode(features.x_tra, state["encoded"], E)
-        net.decoder(encodings + net.target_model(features.x_ind, state["omega"]), features.layers)
+            encoded = net.transformer.encode(z)
+        encodings = net.transformer.decode(features.x_tra, encoded, E)
+        net.decoder(encodings + net.target_model(features.x_ind, omega), features.layers)
 
     return frame
-
-
-def new_network(net: JointNet, plan: Plan, precision: Precision) -> DeviceNetwork:
-    """The torch backend's engines, on a lane of their own."""
-    settings = Settings.resolve(reference_defaults(memory=plan.memory, interval=plan.interval))
-    engines = torch_engines(net, plan.memory, precision, plan.device)
-    return DeviceNetwork(engines, geometry_of(net.config), settings, Lane(torch.device(plan.device)))
 
 
 def scene(plan: Plan, objects: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -170,106 +178,103 @@ def scene(plan: Plan, objects: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8
     return frame, mask
 
 
-def started(network: DeviceNetwork, plan: Plan, objects: int, videos: int = 1) -> VideoBatch:
-    """Videos whose objects were given."""
+def settings_of(plan: Plan) -> Settings:
+    """The released tracker's, of a plan's size."""
+    return Settings.resolve(reference_defaults(memory=plan.memory, interval=plan.interval))
+
+
+def filled(network: DeviceNetwork, plan: Plan, objects: int, videos: int = 1) -> VideoBatch:
+    """Videos whose objects were followed until their memory is full."""
     batch = VideoBatch(network, videos)
     frame, mask = scene(plan, objects)
     batch.submit([frame] * videos, [mask] * videos).result()
+    with network.lane.work():
+        for _ in range(plan.filling):
+            batch.advance()
     return batch
 
 
-def frame_row(
-    network: DeviceNetwork, plan: Plan, model: str, objects: int, technique: str, videos: int = 1
-) -> tuple[Row, VideoBatch]:
-    """The device's time of a frame, updates included, without the copies of frames and label maps."""
-    batch = started(network, plan, objects, videos)
+def frame_times(batch: VideoBatch, plan: Plan) -> list[float]:
+    """The device's time of frames, updates included, without the copies of frames and label maps."""
+    with batch.network.lane.work():
+        return durations(batch.advance, plan.interval, plan.measured, plan.device)
+
+
+def update_times(batch: VideoBatch, plan: Plan) -> list[float]:
+    """A memory update of all objects."""
+    with batch.network.lane.work():
+        return durations(batch.groups[0].update, 3, plan.measured // 4 or 1, plan.device)
+
+
+def learner_times(batch: VideoBatch, plan: Plan, steps: int) -> list[float]:
+    """The few-shot learner alone, at the memory's capacity."""
+    network, group = batch.network, batch.groups[0].tensors
+    samples = [group[name] for name in ("x_ind", "E_ind", "W")]
     with network.lane.work():
-        times = durations(batch.advance, plan.warm_up, plan.measured, plan.device)
-    return _row(model, objects, technique, times, videos), batch
+        learner = FewShotLearner(network, len(samples[0]), steps)
+        return durations(lambda: learner.learn(*samples), 3, plan.measured // 4 or 1, plan.device)
 
 
-def part_rows(batch: VideoBatch, plan: Plan, model: str, objects: int) -> Iterator[Row]:
-    """A memory update, and the few-shot learner alone."""
-    network = batch.network
-    with network.lane.work():
-        times = durations(batch.groups[0].update, 3, plan.measured // 4 or 1, plan.device)
-        yield _row(model, objects, "  one memory update, its 3 few-shot steps included", times, 0)
-        group = batch.groups[0].tensors
-        for steps in (UPDATE_STEPS, INITIAL_STEPS):
-            learner = FewShotLearner(network, objects, steps)
-            samples = (group["x_ind"], group["E_ind"], group["W"])
-
-            def learn(learner: FewShotLearner = learner, samples: tuple[torch.Tensor, ...] = samples) -> None:
-                learner.learn(*samples)
-
-            times = durations(learn, 3, plan.measured // 4 or 1, plan.device)
-            yield _row(model, objects, f"  {steps} few-shot steps alone", times, 0)
+def waited_times(batch: VideoBatch, plan: Plan) -> list[float]:
+    """From a frame in the host's memory to its label map there, one after another, by the host's clock."""
+    segmenter = _segmenter(batch)
+    frame = scene(plan, 1)[0]
+    return durations(lambda: segmenter.step(frame), plan.interval, plan.measured, "cpu")
 
 
-def end_to_end_row(network: DeviceNetwork, plan: Plan, model: str, objects: int, technique: str) -> Row:
-    """Frames from the host's memory to label maps in it, queued ahead; the host's clock over all of them."""
-    segmenter = DeviceSegmenter(network)
-    frame, mask = scene(plan, objects)
-    segmenter.step(frame, mask)
-    for _ in range(plan.warm_up):
-        segmenter.step(frame)
+def queued_times(batch: VideoBatch, plan: Plan) -> list[float]:
+    """The same with frames queued ahead: the mean over all of them."""
+    segmenter = _segmenter(batch)
+    frames = itertools.repeat(scene(plan, 1)[0], plan.measured)
     begin = time.perf_counter()
-    for _ in segmenter.stream(itertools.repeat(frame, plan.measured)):
+    for _ in segmenter.stream(frames):
         pass
-    mean = 1e3 * (time.perf_counter() - begin) / plan.measured
-    return Row(model, objects, technique, mean, mean)
+    return [1e3 * (time.perf_counter() - begin) / plan.measured]
 
 
-def frame_gflop(batch: VideoBatch) -> float:
-    """Floating-point operations of a frame without an update, in 1e9: those of products and convolutions."""
-    with batch.network.lane.work(), FlopCounterMode(display=False) as counter:
-        batch._follow()
-    return counter.get_total_flops() / 1e9
+def _segmenter(batch: VideoBatch) -> DeviceSegmenter:
+    segmenter = DeviceSegmenter(batch.network)
+    segmenter.batch = batch
+    return segmenter
 
 
-@torch.no_grad()
-def measure(model: str, objects: int, plan: Plan) -> Iterator[Row]:
-    """The waterfall of one model: each row adds one technique to those before."""
-    net = build_net(model, plan)
-    if objects == 1:
-        net = net.to(plan.device)
-        with arithmetic():
-            times = durations(released_frame(net, plan, cached=False), 2, plan.eager, plan.device)
-            yield _row(model, 1, "released algorithm, eager fp32", times)
-            times = durations(released_frame(net, plan, cached=True), 5, 2 * plan.eager, plan.device)
-            yield _row(model, 1, "+ encoded memory kept", times)
-        net = net.cpu()
-    network = new_network(net, plan, "fp32")
-    network.capturable = False
-    row, batch = frame_row(network, plan, model, objects, "+ incremental memory of fixed capacity, all on the device")
-    gflop = frame_gflop(batch)
-    yield row
-    network = new_network(net, plan, "fp32")
-    row, batch = frame_row(network, plan, model, objects, "+ whole frame and update captured, fp32")
-    yield dataclasses.replace(row, gflop=gflop)
-    yield from part_rows(batch, plan, model, objects)
-    del batch, network
-    network = new_network(net, plan, "fp16")
-    row, batch = frame_row(network, plan, model, objects, "+ fp16 on channels-last memory")
-    yield dataclasses.replace(row, gflop=gflop)
-    yield from part_rows(batch, plan, model, objects)
-    del batch
-    yield end_to_end_row(network, plan, model, objects, "  host to host, frames queued ahead")
-    if objects == 1:
-        technique = f"+ {plan.videos} videos in one batch"
-        row, _ = frame_row(network, plan, model, 1, technique, plan.videos)
-        yield dataclasses.replace(row, gflop=gflop * plan.videos)
+def gflop_per_frame(net: JointNet, plan: Plan, objects: int) -> float:
+    """1e9 floating-point operations of products and convolutions, a frame's share of a memory update included.
 
-
-def bundle_rows(folder: str, plan: Plan, objects: int) -> Iterator[Row]:
-    """Every backend that a bundle has engines for, as `Segmenter.load` loads it.
-
-    Raises:
-        JointError: a backend cannot be used; says why.
+    Counted in the fp32 graphs of fixed memory, on tensors without values.
     """
-    from ..runtime.device_backends import load_device_network
+    network = torch_network(net, settings_of(plan), "fp32", "meta")
+    batch = VideoBatch(network, 1)
+    batch.ids, batch.size = [list(range(1, objects + 1))], plan.frame_size
+    batch.queue = FrameQueue(network.lane, (1, *plan.frame_size))
+    total = 0.0
+    with network.lane.work():
+        batch._lay_out([0] * objects, [(objects, 1)])
+        for part, share in ((batch._follow, 1), (batch.groups[0].update, plan.interval)):
+            with FlopCounterMode(display=False) as counter:
+                part()
+            total += counter.get_total_flops() / share / 1e9
+    return total
 
-    network, runs_on = load_device_network(folder, device=plan.device)
-    row, _ = frame_row(network, plan, folder, objects, runs_on.partition(":")[0])
-    yield row
-    yield end_to_end_row(network, plan, folder, objects, "  host to host, frames queued ahead")
+
+def on_device(net: JointNet, plan: Plan, precision: Precision, *, captured: bool, channels_last: bool) -> DeviceNetwork:
+    """The torch backend with some of its techniques left out; fp16 convolutions are always channels-last."""
+    if channels_last:
+        net = copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = torch_network(net, settings_of(plan), precision, plan.device)
+    network.capturable = captured
+    return network
+
+
+def released_times(net: JointNet, plan: Plan, objects: int, *, cached: bool) -> list[float]:
+    """Frames of the released algorithm, object after object."""
+    net = net.to(plan.device)
+    work = [released_object(net, plan, cached=cached) for _ in range(objects)]
+
+    def frame() -> None:
+        for one in work:
+            one()
+
+    periods = max(1, plan.eager // (plan.interval * objects))
+    with torch.no_grad(), arithmetic():
+        return durations(frame, 2, periods * plan.interval, plan.device)

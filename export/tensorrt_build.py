@@ -101,18 +101,26 @@ class EngineBuilder:
     def __init__(self, options: BuildOptions, timing_cache: Path) -> None:
         self.options = options
         self.timing_cache = timing_cache
-        if not options.targets:
-            driver = query_cuda_driver()
-            if driver.problem is not None:
-                raise DeviceError(
-                    f"engines for this machine's GPU cannot be built: {driver.problem}; on another machine "
-                    "`jointrt build --backend tensorrt-rtx --target sm89` builds for a named GPU"
-                )
+        here = None if options.targets else self._this_gpu()
         self.trt = import_tensorrt(options.backend)
+        if here is not None and options.backend == "tensorrt-rtx":
+            self._capability(here)
         self.capabilities = [self._capability(target) for target in options.targets]
         self.messages: list[str] = []
         self.logger = error_logger(self.trt, self.messages)
         self.builder = self.trt.Builder(self.logger)
+
+    @staticmethod
+    def _this_gpu() -> int:
+        """Compute capability of the machine's first GPU, 89 for 8.9."""
+        driver = query_cuda_driver()
+        if driver.problem is not None:
+            raise DeviceError(
+                f"engines for this machine's GPU cannot be built: {driver.problem}; on another machine "
+                "`jointrt build --backend tensorrt-rtx --target sm89` builds for a named GPU"
+            )
+        major, minor = driver.devices[0].compute_capability
+        return 10 * major + minor
 
     def _capability(self, target: int) -> Any:
         known = self.trt.ComputeCapability
@@ -185,12 +193,9 @@ class EngineBuilder:
     def record(self) -> TensorRTRecord:
         """What the manifest keeps of the build."""
         driver = query_cuda_driver()
-        capabilities = self.options.targets or tuple(
-            10 * major + minor for major, minor in (d.compute_capability for d in driver.devices[:1])
-        )
         return TensorRTRecord(
             version=self.trt.__version__,
-            compute_capabilities=capabilities,
+            compute_capabilities=self.options.targets or (self._this_gpu(),),
             driver_cuda=None if driver.cuda_version is None else "{}.{}".format(*driver.cuda_version),
             objects=(1, 1, self.options.max_objects),
             flags=("strongly_typed", "no_tf32"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,16 +140,29 @@ def check_usable(bundle: Bundle, backend: str, device: str) -> str:
 
     Raises:
         DependencyError: torch is not installed.
-        DeviceError: there is no usable GPU, or no backend suits the bundle.
+        DeviceError: there is no usable GPU, no backend suits the bundle, or torch cannot use the GPU.
         SettingsError: the backend is unknown.
     """
     check_choice(backend, device)
     if device != "cpu":
         _refuse_missing_driver(device)
     chosen, _ = choose_backend(bundle, backend, device)
-    if chosen != "tensorrt" or importlib.util.find_spec("torch") is not None:
+    if host_driven(chosen, device) is None:
         _refuse_unfit_torch(device)
     return chosen
+
+
+def host_driven(backend: str, device: str) -> str | None:
+    """Why engines are driven from the host, through pycuda; None where torch orders the work on the device.
+
+    Only TensorRT's can be: where torch is not installed, or cannot use the GPU and pycuda is installed.
+    """
+    problem = _torch_problem(device) if backend == "tensorrt" else None
+    if isinstance(problem, DependencyError):
+        return "torch is not installed"
+    if problem is None or importlib.util.find_spec("pycuda") is None:
+        return None
+    return str(problem)
 
 
 def _refuse_missing_driver(device: str) -> None:
@@ -165,24 +179,32 @@ def _ordinal(device: str) -> int:
 
 
 def _refuse_unfit_torch(device: str) -> None:
-    torch = _import_torch()
-    if device == "cpu" or torch.cuda.is_available():
-        return
+    problem = _torch_problem(device)
+    if isinstance(problem, DeviceError):
+        raise DeviceError(
+            f"device {device!r} cannot be used: {problem}: install a torch for that (TensorRT engines also run "
+            "without, through pycuda: `pip install 'jointrt[pycuda]'`)"
+        )
+    if problem is not None:
+        raise problem
+
+
+def _torch_problem(device: str) -> JointError | None:
+    """Why torch cannot order the work on a device: it is not installed, or it cannot use the GPU."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return DependencyError(
+            "torch is not installed, which orders the work on a device: install it with `pip install 'jointrt[gpu]'`"
+        )
+    with warnings.catch_warnings():
+        # What torch warns of is the answer.
+        warnings.simplefilter("ignore")
+        if device == "cpu" or torch.cuda.is_available():
+            return None
     built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
     newest = "{}.{}".format(*query_cuda_driver().cuda_version or (0, 0))
-    raise DeviceError(
-        f"device {device!r} cannot be used: torch {torch.__version__} is built {built}, the driver runs CUDA up to "
-        f"{newest}: install a torch for that"
-    )
-
-
-def _import_torch() -> Any:
-    try:
-        return importlib.import_module("torch")
-    except ImportError:
-        raise DependencyError(
-            "torch is not installed, which orders the work on a device: install it with `pip install 'jointrt[gpu]'`"
-        ) from None
+    return DeviceError(f"torch {torch.__version__} is built {built}, the driver runs CUDA up to {newest}")
 
 
 def backend_problem(backend: str) -> str | None:
@@ -199,8 +221,10 @@ def backend_problem(backend: str) -> str | None:
             return f"onnxruntime {ort.__version__} is the package for CPUs (extra: gpu)"
     try:
         _refuse_missing_driver("cuda")
-        if "torch" in needs:
+        if host_driven(backend, "cuda") is None:
             _refuse_unfit_torch("cuda")
+        elif importlib.util.find_spec("pycuda") is None:
+            return "neither torch nor pycuda is installed (extras: gpu, pycuda)"
     except JointError as error:
         return str(error)
     return None
@@ -232,6 +256,7 @@ def load_device_network(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     settings = Settings.resolve(opened.manifest.defaults, **options)
     check_usable(opened, backend, device)
+    _refuse_unfit_torch(device)
     chosen, why = choose_backend(opened, backend, device)
     from torch import device as torch_device
 
@@ -248,8 +273,11 @@ def load_device_network(
             engines = module.load_engines(opened, settings, device=device, stream=lane.handle, precision=precision)
     lane.wait()
     network = DeviceNetwork(engines, opened.manifest.geometry, settings, lane)
-    where = "the CPU" if device == "cpu" else query_cuda_driver().devices[_ordinal(device)].name
-    return network, f"{BACKENDS[chosen].title} on {where}: {why}"
+    return network, f"{BACKENDS[chosen].title} on {_name_of(device)}: {why}"
+
+
+def _name_of(device: str) -> str:
+    return "the CPU" if device == "cpu" else query_cuda_driver().devices[_ordinal(device)].name
 
 
 def _import(name: str, title: str) -> Any:
@@ -267,18 +295,21 @@ def load_device_segmenter(
 ) -> DeviceSegmenter | Segmenter:
     """One video on a device; arguments and errors as of `load_device_network`.
 
-    Where torch is not installed, TensorRT engines are driven from the host, through pycuda.
+    Where torch is not installed or cannot use the GPU, TensorRT engines are driven from the host, through pycuda.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    if check_usable(opened, backend, device) == "tensorrt" and importlib.util.find_spec("torch") is None:
-        return _host_driven(opened, device, **options)
+    reason = host_driven(check_usable(opened, backend, device), device)
+    if reason is not None:
+        return _load_host_driven(opened, device, reason, **options)
     network, runs_on = load_device_network(opened, device=device, backend=backend, **options)
     from .device_segmenter import DeviceSegmenter
 
     return DeviceSegmenter(network, runs_on)
 
 
-def _host_driven(bundle: Bundle, device: str, *, precision: str | None = None, **options: Any) -> Segmenter:
+def _load_host_driven(
+    bundle: Bundle, device: str, reason: str, *, precision: str | None = None, **options: Any
+) -> Segmenter:
     from .clock import StageClock
     from .segmenter import Segmenter
 
@@ -286,7 +317,7 @@ def _host_driven(bundle: Bundle, device: str, *, precision: str | None = None, *
     settings, clock = Settings.resolve(bundle.manifest.defaults, **options), StageClock()
     network = _import("..runtime.pycuda_device", "TensorRT").pycuda_network(bundle, settings, clock, device)
     segmenter = Segmenter(network, bundle.manifest.geometry, settings, clock)
-    segmenter.runs_on = "TensorRT driven from the host: torch is not installed"
+    segmenter.runs_on = f"TensorRT driven from the host on {_name_of(device)}: {reason}"
     return segmenter
 
 

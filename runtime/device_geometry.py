@@ -2,7 +2,8 @@
 
 What `crop`, `target_state` and `aggregation` compute with whole arrays is computed here with tensors of fixed shape, on
 whatever device they lie: no value decides a shape, so that a frame can be captured in a CUDA graph. The roundings are
-those of the released tracker. B counts objects; positions and sizes are (row, column) in pixels of the frame.
+those of the released tracker; for their sake nothing is divided by a number of the host, for which torch multiplies by
+the reciprocal on a GPU, one bit off. B counts objects; positions and sizes are (row, column) in pixels of the frame.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ class DeviceWindow(NamedTuple):
     """(B, 1)."""
     offset: Tensor
     """(B, 2) the grid's first pixel."""
+
+
+def _number(value: float, like: Tensor) -> Tensor:
+    """A scalar beside `like`, to divide by."""
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def _pair(values: tuple[int, int], like: Tensor) -> Tensor:
@@ -70,7 +76,8 @@ def _grid_sizes(window: DeviceWindow, image_size: tuple[int, int]) -> Tensor:
 def _bilinear_taps(length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Source indices and the second one's share, (B, size), of `length` (B,) pixels resized to `size`."""
     i = torch.arange(size, device=length.device, dtype=torch.float32)
-    source = ((i + 0.5) * (length.float() / size)[:, None] - 0.5).clamp(min=0)
+    scale = length.float() / _number(size, i)
+    source = ((i + 0.5) * scale[:, None] - 0.5).clamp(min=0)
     first = source.floor()
     last = (length - 1)[:, None]
     return first.long().minimum(last), (first.long() + 1).minimum(last), source - first
@@ -116,7 +123,7 @@ def cut_masks(masks: Tensor, window: DeviceWindow, output_size: tuple[int, int])
     places, insides = [], []
     for axis in (0, 1):
         i = torch.arange(output_size[axis], device=masks.device, dtype=torch.float32)
-        scale = lengths[:, axis].float() / output_size[axis]
+        scale = lengths[:, axis].float() / _number(output_size[axis], i)
         index = (i * scale[:, None]).floor().long().minimum(lengths[:, axis, None] - 1) + window.start[:, axis, None]
         insides.append((index >= 0) & (index < grid[:, axis, None]))
         places.append(
@@ -147,7 +154,8 @@ def paste_logits(
         n, length = crop_size[axis], sizes[:, axis, None]
         i = torch.arange(image_size[axis], device=logits.device)[None] - place[:, axis, None]
         # With the given scale, an axis whose length stays the same is copied.
-        step = length / n if resize == "ratio" else torch.where(length == n, 1.0, scale.double()[:, None])
+        given = torch.where(length == n, 1.0, scale.double()[:, None])
+        step = length / _number(n, length) if resize == "ratio" else given
         source = ((i.double() + 0.5) / step - 0.5).float().clamp(min=0)
         first = source.floor()
         taps.append((first.long().clamp(max=n - 1), (first.long() + 1).clamp(max=n - 1), source - first))
@@ -236,7 +244,7 @@ def insert_sample(
     slot = torch.where(stored < capacity, stored, smallest)
     one_hot = (torch.arange(capacity, device=weights.device) == slot).float()
     first = previous < 0
-    keep = 1 - rate
+    keep = _number(1 - rate, weights)
     known = weights.gather(1, previous.clamp(min=0)) / keep
     value = torch.where(first, torch.full_like(known, rate), known)
     weights = torch.where(first, weights / keep, weights)

@@ -40,6 +40,7 @@ class DeviceNetwork:
         self.geometry = geometry
         self.settings = settings
         self.lane = lane
+        lane.follow()
         self.alignment = 256 if lane.device.type == "cuda" else 1
         self.capturable = all(engine.capturable for engine in self.engines.values())
         self.ports: dict[str, Port] = {}

@@ -2,13 +2,13 @@
 
 The device's primary context is used, the one that TensorRT's own library uses, and it is current only while something
 is done; `pycuda.autoinit`, which would make another, is never imported. pycuda frees memory only from the thread that
-first used the context, so a network belongs to one thread.
+retained the context it was taken in, so a network belongs to one thread.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -41,20 +41,33 @@ def import_pycuda() -> Any:
         return importlib.import_module("pycuda.driver")
     except (ImportError, OSError) as error:
         raise DependencyError(
-            f"pycuda cannot be imported ({str(error)[:120]}): install it with `pip install 'jointrt[pycuda]'`, which "
-            "compiles it and needs CUDA's toolkit (nvcc and headers)"
+            f"pycuda cannot be imported ({str(error)[:120]}): install it with "
+            "`PATH=/usr/local/cuda/bin:$PATH pip install 'jointrt[pycuda]'`, which compiles it with CUDA's headers; "
+            "benchmarks/README.md says how without CUDA's toolkit"
         ) from None
 
 
-@functools.cache
+class _Retained(threading.local):
+    """Primary contexts of the running thread, by the number of their GPU."""
+
+    def __init__(self) -> None:
+        self.contexts: dict[int, Any] = {}
+
+
+_RETAINED = _Retained()
+
+
 def primary_context(ordinal: int) -> Any:
-    """The primary context of a GPU, retained once and kept.
+    """The primary context of a GPU, retained once by each thread and kept as long as the thread.
 
     pycuda's way to release one leaves it on the thread's stack, where later calls would meet a dead context.
     """
-    cuda = import_pycuda()
-    cuda.init()
-    return cuda.Device(ordinal).retain_primary_context()
+    contexts = _RETAINED.contexts
+    if ordinal not in contexts:
+        cuda = import_pycuda()
+        cuda.init()
+        contexts[ordinal] = cuda.Device(ordinal).retain_primary_context()
+    return contexts[ordinal]
 
 
 class PycudaDevice:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,31 @@ import torch
 from .device_engine import DeviceArray, DType
 
 TORCH_TYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+_CAPTURING = threading.Lock()
+"""Torch takes one capture at a time in a process."""
+
+
+class _Thread(threading.local):
+    """The running thread, told apart from those that ended, whose numbers are given out again."""
+
+    def __init__(self) -> None:
+        self.mark = object()
+
+
+_THREAD = _Thread()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No other capture in the block, and no garbage collection: what it frees may call what a capture forbids."""
+    with _CAPTURING:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
 
 
 class Lane:
@@ -44,6 +71,11 @@ class Lane:
                 with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
                     yield
 
+    def follow(self) -> None:
+        """Begin after what the caller's stream holds, such as weights that are being converted."""
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+
     def allocate(self, shape: tuple[int, ...], dtype: DType) -> DeviceArray:
         """Memory on the device, for a backend's own use."""
         tensor = torch.empty(shape, dtype=TORCH_TYPES[dtype], device=self.device)
@@ -62,18 +94,21 @@ class Lane:
         return None if self.stream is None else torch.cuda.graph_pool_handle()
 
     def capture(self, function: Callable[[], None], scratch: Any) -> torch.cuda.CUDAGraph:
-        """Record a function without running it; it must have run once, so that its libraries are set up."""
+        """Record a function without running it; this thread must have run it, so that its libraries are set up."""
         graph = torch.cuda.CUDAGraph()
         self.wait()
         # Other threads of the process may go on using the GPU.
-        with torch.cuda.graph(graph, pool=scratch, stream=self.stream, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(graph, pool=scratch, stream=self.stream, capture_error_mode="thread_local")
+        with undisturbed(), capture:
             function()
         self.captured += 1
         return graph
 
 
 class Replay:
-    """A function without arguments over tensors of fixed address; on a GPU captured at its second call.
+    """A function without arguments over tensors of fixed address; on a GPU captured at a thread's second call.
+
+    cuDNN's choices and the handles of cuDNN and cuBLAS are a thread's own, and may not be made within a capture.
 
     Args:
         lane: where it is enqueued.
@@ -86,17 +121,17 @@ class Replay:
         self._scratch = scratch
         self._plain = lane.stream is None or not capturable
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._warm = False
+        self._warm: object = None
 
     def __call__(self, function: Callable[[], None]) -> None:
         """Enqueue a function, the same one at every call.
 
-        It is not kept, so that its owner and this object, and with them a graph's memory, end without a cycle. The
-        first call is a plain one and counts; a capture itself computes nothing.
+        It is not kept, so that its owner and this object, and with them a graph's memory, end without a cycle. A
+        thread's first call is a plain one and counts, unless there is a graph; a capture itself computes nothing.
         """
-        if self._plain or not self._warm:
+        if self._plain or (self._graph is None and self._warm is not _THREAD.mark):
             function()
-            self._warm = True
+            self._warm = _THREAD.mark
             return
         if self._graph is None:
             self._graph = self.lane.capture(function, self._scratch)

@@ -1,7 +1,8 @@
 """Engines of TensorRT and TensorRT-RTX behind `device_engine`'s protocol, by one path for both.
 
 Every binding has an execution context of its own; all contexts share one scratch memory, as they run one after another.
-Every value that the library returns is looked at: a refused call otherwise leaves stale results without a word.
+Every value that the library returns is looked at, and after calls that return none its messages: a refused call
+otherwise leaves stale results without a word.
 """
 
 from __future__ import annotations
@@ -72,9 +73,13 @@ class TensorRTEngine:
         max_batch: int,
         scratch: Scratch,
         messages: list[str],
+        owners: tuple[object, ...] = (),
     ) -> None:
         self._trt, self._engine, self._path = trt, engine, path
         self._scratch, self._messages = scratch, messages
+        # The library's objects must not outlive the logger.
+        self._owners = owners
+        self._runtime_config: Any = None
         self.max_batch = max_batch
         self.ports: dict[str, Port] = {port.name: port for port in (*record.inputs, *record.outputs)}
         self._inputs = [port.name for port in record.inputs]
@@ -95,8 +100,7 @@ class TensorRTEngine:
         for name in self._inputs:
             if not context.set_input_shape(name, arrays[name].shape):
                 raise BundleError(f"{self._path} refuses shape {arrays[name].shape} of {name!r}: {self._words()}")
-        if missing := context.infer_shapes():
-            raise BundleError(f"{self._path} lacks the shapes of {', '.join(missing)}: build it again")
+        self._infer_shapes(context)
         for name, array in arrays.items():
             if tuple(context.get_tensor_shape(name)) != array.shape:
                 found = tuple(context.get_tensor_shape(name))
@@ -106,25 +110,45 @@ class TensorRTEngine:
         size = context.update_device_memory_size_for_shapes()
         block = self._scratch.block(size)
         context.set_device_memory(block.address, 4 * block.shape[0])
-        return TensorRTGraph(context, self._path.name, self._messages, (block, *arrays.values()))
+        if self._messages:
+            raise DeviceError(f"{self._path} refuses {size} bytes of scratch memory: {self._words()}")
+        return TensorRTGraph(context, self._path.name, self._messages, (self._owners, block, *arrays.values()))
+
+    def _infer_shapes(self, context: Any) -> None:
+        """From the inputs' shapes to all others."""
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:
+            raise BundleError(f"{self._path}: shapes do not fit ({str(error)[:200]}): build it again") from None
+        if missing:
+            raise BundleError(f"{self._path} lacks the shapes of {', '.join(missing)}: build it again")
 
     def _new_context(self) -> Any:
         """A context whose scratch memory is given to it later."""
         trt = self._trt
         self._messages.clear()
-        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
-            # TensorRT-RTX compiles on the device: at the first call, not beside later ones, where a captured graph
-            # would keep the slow kernels that stand in until then.
-            config = self._engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(strategy)
-            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            context = self._engine.create_execution_context(config)
+            self._runtime_config = self._runtime_config or self._new_runtime_config()
+            context = self._engine.create_execution_context(self._runtime_config)
         else:
-            context = self._engine.create_execution_context(strategy)
+            context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise DeviceError(f"{self._path}: no execution context could be made: {self._words()}")
         return context
+
+    def _new_runtime_config(self) -> Any:
+        """What all contexts of a TensorRT-RTX engine share, so that each kernel is compiled once."""
+        trt = self._trt
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # Compiled at the first call, not beside later ones, where a captured graph would keep the slow kernels that
+        # stand in until then.
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        cache = config.create_runtime_cache()
+        if not config.set_runtime_cache(cache):
+            raise DeviceError(f"{self._path}: no cache for kernels could be made: {self._words()}")
+        self._owners = (*self._owners, cache)
+        return config
 
     def _check_ports(self) -> None:
         """The engine's own tensors against the manifest."""
@@ -174,8 +198,9 @@ def load_engines(bundle: Bundle, settings: Settings, *, device: str, allocate: A
     library, driver = query_tensorrt(backend), query_cuda_driver()
     check_engines(manifest.tensorrt, library, driver, device_ordinal(device), str(bundle.folder))
     trt, messages = import_tensorrt(backend), list[str]()
-    runtime = trt.Runtime(error_logger(trt, messages))
-    scratch = Scratch(allocate)
+    logger = error_logger(trt, messages)
+    runtime = trt.Runtime(logger)
+    scratch, owners = Scratch(allocate), (logger, runtime)
     engines = {}
     for name, record in manifest.graphs.items():
         if name in UNUSED[settings.branches]:
@@ -186,5 +211,6 @@ def load_engines(bundle: Bundle, settings: Settings, *, device: str, allocate: A
             raise BundleError(
                 f"{path} does not load in {library.backend} {library.version}: {'; '.join(messages)[:300]}"
             )
-        engines[name] = TensorRTEngine(trt, engine, path, record, manifest.tensorrt.objects[2], scratch, messages)
+        most = manifest.tensorrt.objects[2]
+        engines[name] = TensorRTEngine(trt, engine, path, record, most, scratch, messages, owners)
     return engines

@@ -76,10 +76,16 @@ class VideoBatch:
             self.queue.drain()
         self.queue = None
         self.ids: list[list[int]] = [[] for _ in range(self.videos)]
-        self.groups: list[ObjectGroup] = []
-        self.tensors: dict[str, Tensor] = {}
         self.size: tuple[int, int] | None = None
         self._owners: list[int] = []
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of graphs, and of what only they hold, so that memory is free before more is taken; the lane must be idle."""
+        self.groups: list[ObjectGroup] = []
+        self.tensors: dict[str, Tensor] = {}
+        for name in ("_replay", "_features", "_read", "_decode", "_scores", "labels"):
+            vars(self).pop(name, None)
 
     def submit(
         self, frames: Sequence[NDArray[np.uint8] | None], masks: Sequence[NDArray[Any] | None] | None = None
@@ -250,6 +256,7 @@ class VideoBatch:
         B, H, W = len(owners), *self.size
         # What is about to be freed may still be in use.
         network.lane.wait()
+        self._let_go()
         tensors = {n: torch.zeros(B, c, dtype=kind, device=device) for n, (c, kind) in _STATE.items()}
         tensors |= {p: network.tensor(p, B) for p in (*_KEPT_PORTS, *_SCRATCH_PORTS) if p in network.ports}
         # Slots are chosen by these weights, whether or not a filter is learned with them.

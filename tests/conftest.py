@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,17 @@ def load_module(path):
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+def write_bundle(folder, manifest, **changes):
+    """A bundle of the files in a folder; its manifest is another's with changes."""
+    from jointrt.export.bundle_export import write_manifest
+    from jointrt.runtime.bundle import MANIFEST, Bundle, sha256_of
+
+    (folder / MANIFEST).unlink(missing_ok=True)
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+    write_manifest(folder, manifest.model_copy(update={"files": files, **changes}))
+    return Bundle.open(folder)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +75,38 @@ def paper_bundle(paper_weights, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def net():
+    """Random weights with small crops, whose features neither fade nor grow and whose maps vary."""
+    import dataclasses
+
+    import torch
+    from jointrt.model.config import ModelConfig
+    from jointrt.model.network import JointNet
+
+    torch.manual_seed(0)
+    net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(64, 96)))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        # Normalisations take the statistics of random crops.
+        net.train().backbone(torch.rand(4, 3, 64, 96) * 255)
+        net.decoder.project.conv2.weight.mul_(40)
+    return net.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For tensors so small that a second thread costs more than it gives."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory):
     """The shipped weights with small crops and a small memory."""
     from jointrt.export.bundle_export import export_bundle
@@ -79,6 +123,19 @@ def fixed_graphs(tiny_bundle, tmp_path_factory):
     from jointrt.export.onnx_build import build_onnx_bundle
 
     return build_onnx_bundle(tiny_bundle, tmp_path_factory.mktemp("fixed") / "fp32", precision="fp32", memory=3)
+
+
+@pytest.fixture(scope="session")
+def half_graphs(fixed_graphs, tmp_path_factory):
+    """The same typed for half precision."""
+    from jointrt.export.tensorrt_build import write_typed
+
+    folder, records = tmp_path_factory.mktemp("fixed") / "fp16", {}
+    shutil.copytree(fixed_graphs.folder, folder)
+    for name, record in fixed_graphs.manifest.graphs.items():
+        path = folder / record.file
+        records[name] = write_typed(path, record, "fp16", path).model_copy(update={"file": record.file})
+    return write_bundle(folder, fixed_graphs.manifest, graphs=records, precision="fp16")
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 import shutil
 
 import pytest
+from jointrt.export import tensorrt_build
 from jointrt.export.few_shot_loop import write_loops
 from jointrt.export.tensorrt_build import BuildOptions, EngineBuilder, parse_targets, write_typed
-from jointrt.runtime.cuda_devices import query_cuda_driver
+from jointrt.runtime.cuda_devices import CudaDevice, CudaDriver, query_cuda_driver
 from jointrt.runtime.errors import BundleError, DeviceError, SettingsError
 
 DRIVER = query_cuda_driver()
@@ -59,6 +60,14 @@ def test_an_unknown_gpu_is_refused(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra tensorrt-rtx)")
     with pytest.raises(DeviceError, match="does not build for sm90"):
         EngineBuilder(BuildOptions.check(**OPTIONS | {"targets": (90,)}), tmp_path / "cache")
+
+
+def test_this_machine_s_gpu_is_refused_where_the_library_does_not_know_it(tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra tensorrt-rtx)")
+    hopper = CudaDriver((13, 0), (CudaDevice("Hopper", (9, 0), 1 << 36),), None)
+    monkeypatch.setattr(tensorrt_build, "query_cuda_driver", lambda: hopper)
+    with pytest.raises(DeviceError, match="does not build for sm90"):
+        EngineBuilder(BuildOptions.check(**OPTIONS | {"targets": ()}), tmp_path / "cache")
 
 
 @pytest.mark.skipif(DRIVER.problem is None, reason="this machine has a GPU")

@@ -3,23 +3,38 @@
 import pytest
 import torch
 from jointrt.runtime.device_backends import backend_problem
+from jointrt.runtime.errors import DependencyError, DeviceError
 from jointrt.runtime.segmenter import Segmenter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch with CUDA")
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
-def test_a_bundle_on_a_gpu_gives_the_masks_of_the_cpu(request, tmp_path, disc, backend):
+def built(bundle, kind, out):
+    """A bundle of a backend's engines; of the network's weights as it is."""
+    if kind == "torch":
+        return bundle
+    if kind == "onnxruntime":
+        from jointrt.export.onnx_build import build_onnx_bundle
+
+        return build_onnx_bundle(bundle, out, precision="fp16", memory=3)
+    from jointrt.export.tensorrt_build import BuildOptions, build_bundle
+
+    options = BuildOptions.check(backend=kind, precision="fp16", targets=(), max_objects=2, memory=3)
+    try:
+        return build_bundle(bundle, out, options)
+    except (DependencyError, DeviceError) as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnxruntime", "tensorrt", "tensorrt-rtx"])
+def test_a_bundle_on_a_gpu_gives_the_masks_of_the_host(request, tmp_path, disc, kind):
+    backend = kind.partition("-")[0]
     if problem := backend_problem(backend):
         pytest.skip(problem)
     for library in ("av", "onnxruntime", "onnxscript"):
         pytest.importorskip(library, reason=f"{library}, with which bundles are made, is not installed")
     tiny_bundle = request.getfixturevalue("tiny_bundle")
-    folder = tiny_bundle.folder
-    if backend == "onnxruntime":
-        from jointrt.export.onnx_build import build_onnx_bundle
-
-        folder = build_onnx_bundle(tiny_bundle, tmp_path / "fixed", precision="fp16", memory=3).folder
+    folder = built(tiny_bundle, kind, tmp_path / "built").folder
     found, expected = Segmenter.load(folder, device="cuda", backend=backend), Segmenter.load(tiny_bundle.folder)
     for t in range(12):
         frame, mask = disc(t)

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from jointrt.export.reference import geometry_of, reference_defaults
-from jointrt.export.torch_engines import torch_engines
-from jointrt.runtime.device_network import DeviceNetwork
+from jointrt.export.reference import reference_defaults
+from jointrt.export.torch_network import torch_network
 from jointrt.runtime.device_segmenter import DeviceSegmenter
-from jointrt.runtime.replay import Lane
 from jointrt.runtime.settings import Settings
 from PIL import Image
 
@@ -17,9 +15,7 @@ FLOOR = {"fp32": 0.995, "fp16": 0.99}
 def overlaps(net, device, precision, golden, clip, images, folder="clips", **changes):
     """IoU of every object and frame with the released tracker's."""
     settings = Settings.resolve(reference_defaults(), **changes)
-    engines = torch_engines(net, settings.memory, precision, device)
-    network = DeviceNetwork(engines, geometry_of(net.config), settings, Lane(torch.device(device)))
-    segmenter = DeviceSegmenter(network)
+    segmenter = DeviceSegmenter(torch_network(net, settings, precision, device))
     for t, image in enumerate(images):
         given = golden / "clips" / clip / "ann" / f"{t:05d}.png"
         labels = segmenter.step(image, np.array(Image.open(given)) if given.exists() else None)

@@ -1,34 +1,31 @@
 """Which backend is taken, what is refused, and the whole way from the command line, on the CPU."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from jointrt.export.onnx_build import build_onnx_bundle
-from jointrt.runtime import device_backends, doctor
-from jointrt.runtime.cuda_devices import query_cuda_driver
+from jointrt.runtime import device_backends, doctor, pycuda_device
+from jointrt.runtime.bundle import Bundle
+from jointrt.runtime.cuda_devices import CudaDevice, CudaDriver, query_cuda_driver
 from jointrt.runtime.device_backends import choose_backend, load_batch_segmenter
 from jointrt.runtime.device_segmenter import DeviceSegmenter
-from jointrt.runtime.errors import BundleError, DeviceError, OutputError, SettingsError
+from jointrt.runtime.errors import BundleError, DependencyError, DeviceError, OutputError, SettingsError
 from jointrt.runtime.segmenter import Segmenter
 from PIL import Image
 
 NO_GPU = pytest.mark.skipif(query_cuda_driver().problem is None, reason="this machine has a GPU")
 
 
-@pytest.fixture(scope="module")
-def fixed_bundle(tiny_bundle, tmp_path_factory):
-    """Half-precision graphs of fixed memory for ONNX Runtime."""
-    return build_onnx_bundle(tiny_bundle, tmp_path_factory.mktemp("fixed") / "fp16", precision="fp16", memory=3)
-
-
 def shared_area(a, b):
     return (a & b).sum() / max((a | b).sum(), 1)
 
 
-def test_onnx_graphs_follow_a_video_as_the_growing_memory_does(tiny_bundle, fixed_bundle, disc):
+def test_onnx_graphs_follow_a_video_as_the_growing_memory_does(tiny_bundle, half_graphs, disc):
     """The memory fills and is replaced; a second object comes later."""
-    alone, device = Segmenter.load(tiny_bundle.folder), Segmenter.load(fixed_bundle.folder, backend="onnxruntime")
+    alone, device = Segmenter.load(tiny_bundle.folder), Segmenter.load(half_graphs.folder, backend="onnxruntime")
     assert isinstance(device, DeviceSegmenter)
     assert device.runs_on == "ONNX Runtime on the CPU: as asked for"
     assert not device.network.capturable
@@ -52,9 +49,9 @@ def test_the_network_in_torch_follows_a_video_as_the_onnx_graphs_do(tiny_bundle,
         assert shared_area(segmenter.step(frame, given) > 0, alone.step(frame, given) > 0) > floor, t
 
 
-def test_the_fastest_backend_that_suits_is_chosen(tiny_bundle, fixed_bundle):
-    assert choose_backend(fixed_bundle, "auto", "cuda")[0] == "torch"
-    assert choose_backend(fixed_bundle, "onnxruntime", "cuda") == ("onnxruntime", "as asked for")
+def test_the_fastest_backend_that_suits_is_chosen(tiny_bundle, half_graphs):
+    assert choose_backend(half_graphs, "auto", "cuda")[0] == "torch"
+    assert choose_backend(half_graphs, "onnxruntime", "cuda") == ("onnxruntime", "as asked for")
     name, why = choose_backend(tiny_bundle, "auto", "cuda")
     assert name == "torch" and "no TensorRT engines" in why
     with pytest.raises(DeviceError, match="build BUNDLE --backend onnxruntime"):
@@ -87,9 +84,9 @@ def test_videos_of_a_bundle_in_one_batch(tiny_bundle, disc):
         load_batch_segmenter(tiny_bundle.folder, 0, device="cpu", backend="torch")
 
 
-def test_a_build_that_cannot_be_made_leaves_nothing(tiny_bundle, fixed_bundle, tmp_path):
+def test_a_build_that_cannot_be_made_leaves_nothing(tiny_bundle, half_graphs, tmp_path):
     for bundle, out, changes, error in (
-        (fixed_bundle, tmp_path / "a", {}, BundleError),
+        (half_graphs, tmp_path / "a", {}, BundleError),
         (tiny_bundle, tiny_bundle.folder, {}, OutputError),
         (tiny_bundle, tmp_path / "a", {"precision": "int4"}, SettingsError),
         (tiny_bundle, tmp_path / "a", {"memory": 0}, SettingsError),
@@ -151,6 +148,97 @@ def test_each_backend_names_what_it_lacks(monkeypatch):
     monkeypatch.setattr(device_backends.importlib.util, "find_spec", lambda name: None)
     assert "torch and safetensors" in device_backends.backend_problem("torch")
     assert "neither tensorrt nor tensorrt-rtx" in device_backends.backend_problem("tensorrt")
+
+
+ADA = CudaDriver((12, 4), (CudaDevice("Ada", (8, 9), 1 << 34),), None)
+TORCH_FOR_CPUS = SimpleNamespace(
+    __version__="2.13.0+cpu", version=SimpleNamespace(cuda=None), cuda=SimpleNamespace(is_available=lambda: False)
+)
+TORCH_TOO_NEW = SimpleNamespace(
+    __version__="2.13.0", version=SimpleNamespace(cuda="13.0"), cuda=SimpleNamespace(is_available=lambda: False)
+)
+TORCH_FOR_GPUS = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with a GPU, this torch, and pycuda or not."""
+
+    def install(torch, pycuda):
+        found = device_backends.importlib.util.find_spec
+        there = {"pycuda": pycuda or None, "tensorrt_rtx": True}
+        monkeypatch.setattr(device_backends, "query_cuda_driver", lambda: ADA)
+        monkeypatch.setattr(
+            device_backends.importlib.util, "find_spec", lambda name: there[name] if name in there else found(name)
+        )
+        monkeypatch.setitem(sys.modules, "torch", torch)
+
+    return install
+
+
+@pytest.fixture
+def tensorrt_bundle(tiny_bundle):
+    return Bundle(tiny_bundle.folder, tiny_bundle.manifest.model_copy(update={"backend": "tensorrt-rtx"}))
+
+
+@pytest.mark.parametrize(
+    ("torch", "pycuda", "reason"),
+    [
+        (TORCH_FOR_GPUS, True, None),
+        (None, True, "torch is not installed"),
+        (None, False, "torch is not installed"),
+        (TORCH_FOR_CPUS, True, "torch 2.13.0+cpu is built without CUDA, the driver runs CUDA up to 12.4"),
+        (TORCH_TOO_NEW, True, "torch 2.13.0 is built for CUDA 13.0, the driver runs CUDA up to 12.4"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+def test_tensorrt_is_driven_from_the_host_where_torch_cannot_use_the_gpu(
+    machine, tensorrt_bundle, monkeypatch, backend, torch, pycuda, reason
+):
+    machine(torch, pycuda)
+    assert device_backends.check_usable(tensorrt_bundle, backend, "cuda") == "tensorrt"
+    assert device_backends.host_driven("tensorrt", "cuda") == reason
+    if reason is not None:
+        monkeypatch.setattr(pycuda_device, "pycuda_network", lambda *arguments: None)
+        segmenter = device_backends.load_device_segmenter(tensorrt_bundle, device="cuda", backend=backend)
+        assert segmenter.runs_on == f"TensorRT driven from the host on Ada: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("torch", "pycuda", "backend", "error", "message"),
+    [
+        (TORCH_FOR_CPUS, False, "tensorrt", DeviceError, r"built without CUDA.*jointrt\[pycuda\]"),
+        (TORCH_TOO_NEW, True, "torch", DeviceError, "for CUDA 13.0, the driver runs CUDA up to 12.4"),
+        (None, True, "torch", DependencyError, "torch is not installed"),
+    ],
+)
+def test_without_a_fit_torch_what_needs_it_is_refused(machine, tensorrt_bundle, torch, pycuda, backend, error, message):
+    machine(torch, pycuda)
+    with pytest.raises(error, match=message):
+        device_backends.check_usable(tensorrt_bundle, backend, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("torch", "pycuda", "problem"),
+    [
+        (TORCH_FOR_GPUS, False, None),
+        (TORCH_FOR_CPUS, True, None),
+        (TORCH_FOR_CPUS, False, "built without CUDA"),
+        (None, True, None),
+        (None, False, "neither torch nor pycuda"),
+    ],
+)
+def test_what_tensorrt_lacks_is_named(machine, torch, pycuda, problem):
+    machine(torch, pycuda)
+    found = device_backends.backend_problem("tensorrt")
+    assert found is None if problem is None else problem in found
+
+
+@pytest.mark.parametrize("torch", [None, TORCH_FOR_CPUS])
+def test_videos_in_one_batch_need_torch(machine, tensorrt_bundle, torch):
+    machine(torch, True)
+    with pytest.raises((DependencyError, DeviceError), match="torch"):
+        load_batch_segmenter(tensorrt_bundle, 2, device="cuda")
 
 
 @NO_GPU

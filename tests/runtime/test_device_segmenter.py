@@ -1,49 +1,23 @@
 """The device's orchestrator on CPU tensors: the same code, called instead of captured."""
 
-import dataclasses
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from jointrt.export.reference import geometry_of, reference_defaults, reference_segmenter
-from jointrt.export.torch_engines import torch_engines
-from jointrt.model.config import ModelConfig
-from jointrt.model.network import JointNet
-from jointrt.runtime.device_network import DeviceNetwork
+from jointrt.export.reference import reference_defaults, reference_segmenter
+from jointrt.export.torch_network import torch_network
 from jointrt.runtime.device_segmenter import BatchSegmenter, DeviceSegmenter
 from jointrt.runtime.errors import MaskError, SettingsError
-from jointrt.runtime.replay import Lane
 from jointrt.runtime.settings import Settings
 from jointrt.runtime.video_batch import VideoBatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 SIZE = (120, 160)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors are so small that a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def net():
-    """Random weights whose features neither fade nor grow, and whose maps vary."""
-    torch.manual_seed(0)
-    net = JointNet(dataclasses.replace(ModelConfig.named("lite"), crop_size=(64, 96)))
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        net.train().backbone(torch.rand(4, 3, 64, 96) * 255)
-        net.decoder.project.conv2.weight.mul_(40)
-    return net.eval()
 
 
 def settings(**changes):
@@ -51,8 +25,7 @@ def settings(**changes):
 
 
 def network(net, device="cpu", precision="fp32", capacity=3, **changes):
-    engines = torch_engines(net, capacity, precision, device)
-    return DeviceNetwork(engines, geometry_of(net.config), settings(**changes), Lane(torch.device(device)))
+    return torch_network(net, settings(**changes), precision, device, capacity)
 
 
 def video(frames, seed=0, first=1, second=2):
@@ -170,6 +143,26 @@ def test_frames_may_be_queued_ahead(net):
         np.testing.assert_array_equal(a, c)
 
 
+def test_memory_is_given_back_before_more_is_taken(net, monkeypatch):
+    """Where objects appear, and at the end of a video: no array of before is there when the new ones are made."""
+    segmenter = DeviceSegmenter(network(net))
+    clip = list(video(4))
+    segmenter.step(*clip[0])
+    layers = [weakref.ref(segmenter.batch.tensors[f"layer{i}"]) for i in (1, 2, 3, 4)]
+    make = segmenter.network.tensor
+
+    def tensor(port, batch):
+        assert not any(layer() is not None for layer in layers)
+        return make(port, batch)
+
+    segmenter.step(*clip[1])
+    monkeypatch.setattr(segmenter.network, "tensor", tensor)
+    segmenter.step(*clip[2])
+    layers[:] = [weakref.ref(segmenter.batch.tensors["layer1"])]
+    segmenter.reset()
+    assert layers[0]() is None
+
+
 def test_a_state_is_taken_up_exactly(net):
     shared = network(net)
     segmenter, other = DeviceSegmenter(shared), DeviceSegmenter(shared)
@@ -213,12 +206,10 @@ class HostWatch(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_frames_and_updates_neither_wait_for_the_host_nor_read_from_it(net, precision, changes):
     """On tensors without values, which nothing can read and which work with none of the host."""
-    engines = torch_engines(net, 3, precision, "meta")
-    lane = Lane(torch.device("meta"))
-    batch = VideoBatch(DeviceNetwork(engines, geometry_of(net.config), settings(**changes), lane), 2)
+    batch = VideoBatch(network(net, "meta", precision, **changes), 2)
     batch.ids, batch.size = [[1, 4], [7]], SIZE
     batch.queue = SimpleNamespace(frames=torch.zeros(2, *SIZE, 3, dtype=torch.uint8, device="meta"))
-    with lane.work():
+    with batch.network.lane.work():
         batch._lay_out([0, 0, 1], [(2, 5), (1, 3)])
         with HostWatch():
             batch._follow()

@@ -88,7 +88,7 @@ class Refusing:
     num_io_tensors = 2
 
     def __init__(self, refused):
-        self.refused = refused
+        self.refused, self.messages = refused, []
 
     def get_tensor_name(self, index):
         return "xy"[index]
@@ -106,6 +106,8 @@ class Refusing:
         return self.refused != "set_input_shape"
 
     def infer_shapes(self):
+        if self.refused == "infer_shapes, by an error":
+            raise RuntimeError("no shape fits")
         return ["x"] if self.refused == "infer_shapes" else []
 
     def get_tensor_shape(self, name):
@@ -119,6 +121,8 @@ class Refusing:
 
     def set_device_memory(self, address, size):
         assert (address, size) == (4096, 1000)
+        if self.refused == "set_device_memory":
+            self.messages.append("too small")
 
     def execute_async_v3(self, stream):
         return self.refused != "execute_async_v3"
@@ -130,8 +134,10 @@ class Refusing:
         "create_execution_context",
         "set_input_shape",
         "infer_shapes",
+        "infer_shapes, by an error",
         "get_tensor_shape",
         "set_tensor_address",
+        "set_device_memory",
         "execute_async_v3",
         None,
     ],
@@ -139,7 +145,7 @@ class Refusing:
 def test_what_the_library_refuses_is_an_error(refused):
     record = GraphRecord(file="g.engine", inputs=(PORTS["x"],), outputs=(PORTS["y"],))
     library = Refusing(refused)
-    engine = TensorRTEngine(library, library, Path("g.engine"), record, 4, Scratch(array), [])
+    engine = TensorRTEngine(library, library, Path("g.engine"), record, 4, Scratch(array), library.messages)
     arrays = {"x": array((1, 3), "float16"), "y": array((1, 2), "float32")}
     if refused is None:
         engine.bind(arrays).enqueue(7)
