@@ -61,11 +61,12 @@ class RunDisplay:
 
 
 def summary(outcome: Outcome, request: Request) -> str:
-    """One line: frames, objects, seconds, frames per second, the bundle, where the results are."""
+    """One line: frames, objects, seconds, frames per second, the bundle, what ran it, where the results are."""
     rate = outcome.segmented / outcome.seconds if outcome.seconds else 0.0
     places = [str(request.out / "masks")] + [str(request.out / "overlay.mp4")] * request.overlay
     counts = ", ".join(
         f"{count} {noun}{'' if count == 1 else 's'}"
         for count, noun in ((outcome.frames, "frame"), (outcome.objects, "object"))
     )
-    return f"{counts}, {outcome.seconds:.1f} s, {rate:.1f} fps by {request.bundle}: {' and '.join(places)}"
+    runner = outcome.runs_on.partition(":")[0]
+    return f"{counts}, {outcome.seconds:.1f} s, {rate:.1f} fps by {request.bundle} in {runner}: {' and '.join(places)}"

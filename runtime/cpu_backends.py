@@ -42,14 +42,14 @@ def choose_cpu_backend(bundle: Bundle, backend: str, precision: str | None = Non
     precision = precision or suffix
     if backend == "auto":
         faster = bundle.manifest.precision == "int8" and importlib.util.find_spec("openvino") is not None
-        backend, why = ("openvino", ", as it is faster in 8 bits") if faster else ("onnxruntime", "")
+        backend, why = ("openvino", ": faster in 8 bits") if faster else ("onnxruntime", "")
     known = tuple(HINTS) if backend == "openvino" else ("fp32",)
     if precision not in (None, *known):
         raise DeviceError(f"backend {backend} cannot compute in {precision} on the CPU: expected {' or '.join(known)}")
     if backend == "onnxruntime":
         return backend, "fp32", "ONNX Runtime on the CPU"
-    note = " in bf16" if precision == "bf16" else ""
-    return backend, precision or "fp32", f"OpenVINO{note} and ONNX Runtime on the CPU{why}"
+    note = ", bf16," if precision == "bf16" else ""
+    return backend, precision or "fp32", f"OpenVINO{note} on the CPU{why}"
 
 
 def load_cpu_network(

@@ -27,6 +27,8 @@ class PendingLabels(Protocol):
 class FrameSegmenter(Protocol):
     """What a run asks of `Segmenter`."""
 
+    runs_on: str
+
     def submit(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> PendingLabels:
         """Begin with the next frame."""
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .device_backends import runs_on_device
 from .errors import JointError, SettingsError, VideoError
 from .masks import GivenMasks, read_label_map, write_label_map
 from .output import OutputFolder
@@ -98,6 +99,7 @@ class Outcome:
     interrupted: bool
     damage: str | None
     unused: tuple[str, ...]
+    runs_on: str
 
 
 def segment_video(request: Request, display: Display) -> Outcome:
@@ -126,8 +128,9 @@ def segment_video(request: Request, display: Display) -> Outcome:
         "branches": settings.branches,
         "score_resize": settings.score_resize,
     }
-    if segmenter.runs_on != Segmenter.runs_on:
+    if runs_on_device(bundle, request.backend, request.device):
         display.note(f"runs with {segmenter.runs_on}")
+    if segmenter.runs_on != Segmenter.runs_on:
         identity["backend"] = segmenter.runs_on.partition(" on ")[0]
     return job.run(segmenter, identity, display)
 
@@ -231,6 +234,7 @@ class Job:
             interrupted=not complete,
             damage=self.source.damage if complete else None,
             unused=tuple(str(f) for i, f in self.masks.files.items() if complete and i > work.last),
+            runs_on=segmenter.runs_on,
         )
 
     def _restart(

@@ -24,6 +24,8 @@ COUNT = 14
 class ColourFollower:
     """A small tracker with a memory: each object is where the frame is near its colour, which follows the light."""
 
+    runs_on = "a test"
+
     def __init__(self, before_step=lambda n: None):
         self.colours = {}
         self.steps = 0
