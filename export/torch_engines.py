@@ -32,7 +32,6 @@ from .fixed_memory import (
     MemoryReadAllGraph,
     MemoryUpdateGraph,
     ShiftedQueryGraph,
-    port_dtype,
 )
 from .graph import Graph
 from .graphs import DecoderGraph, LabelEncoderGraph
@@ -44,6 +43,7 @@ from .half_memory import (
     HalfStep,
     apply_half_filter,
 )
+from .half_precision import port_dtype, single_convolutions
 
 Precision = Literal["fp32", "fp16"]
 
@@ -154,14 +154,14 @@ def fused(net: JointNet) -> JointNet:
 
 
 def halve_convolutions(net: JointNet) -> None:
-    """Convolutions to fp16 and channels-last, in place; what enters the first ones is cast there."""
+    """Convolutions to fp16 and channels-last, in place, but for those at the trunk's entrance."""
+    trunk = [m for m in net.backbone.modules() if isinstance(m, nn.Conv2d)]
+    single = trunk[: single_convolutions((conv.in_channels // conv.groups, conv.groups) for conv in trunk)]
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            module.half()
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    for part in (net.backbone, net.label_encoder):
-        first = next(m for m in part.modules() if isinstance(m, nn.Conv2d))
-        first.register_forward_pre_hook(_to_half)
+            if module not in single:
+                module.half().register_forward_pre_hook(_to_half)
 
 
 def _to_half(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
