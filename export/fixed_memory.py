@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.network import JointNet
-from ..model.transformer import to_tokens
+from ..model.transformer import Attention, to_tokens
 from .graph import Graph, Port
 from .graphs import DecoderGraph, FewShotResidualGraph, FewShotStepGraph, LabelEncoderGraph, encode
 
@@ -30,16 +30,6 @@ _LEAST = 1e-30
 def widened(x: Tensor, value: float) -> Tensor:
     """(..., k) -> (..., k + PADDING): one column of a constant, then zeros."""
     return F.pad(F.pad(x, (0, 1), value=value), (0, PADDING - 1))
-
-
-def attended(affinity: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator of attention: affinities (..., n, m), values (..., m, d) -> (..., n, d), (..., n, 1).
-
-    The product is of each row's shares, which sum to one: in half precision nothing overflows, and affinities count
-    however small all of them are.
-    """
-    D = affinity.sum(-1, keepdim=True)
-    return D * ((affinity / D.clamp(min=_LEAST)) @ values), D
 
 
 class FixedMemoryGraph(Graph):
@@ -84,6 +74,23 @@ class FixedMemoryGraph(Graph):
         query, key = self.shifted(query, key)
         return torch.exp(query @ key.transpose(-1, -2))
 
+    def attended(self, affinity: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of attention: (..., n, m) and (..., m, d) -> (..., n, d), (..., n, 1).
+
+        The product is of each row's shares, which sum to one: in half precision nothing overflows, and affinities
+        count however small all of them are.
+        """
+        D = affinity.sum(-1, keepdim=True)
+        return D * ((affinity / D.clamp(min=_LEAST)) @ values), D
+
+    def projected(self, attention: Attention, tokens: Tensor) -> Tensor:
+        """Phi or psi: (..., n, C) -> scaled keys (..., n, c)."""
+        return self.key_scale * attention.project(tokens)
+
+    def encoded(self, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        """Eq. 3 (or 4) and psi: tokens (..., n, C) -> scaled keys (..., n, c)."""
+        return self.key_scale * encode(self.net, z, C, D)
+
 
 def held(mask: Tensor, bank: Tensor) -> Tensor:
     """The bank where a slot's mask (B, N) is one, zeros elsewhere, whatever lies there: (B, N, ...)."""
@@ -118,9 +125,9 @@ class ShiftedQueryGraph(FixedMemoryGraph):
         return self.ports("query key C D")
 
     def forward(self, x_tra: Tensor) -> tuple[Tensor, ...]:
-        key = self.key_scale * self.net.transformer.self_attention.project(x_tra)
-        C, D = attended(self.affinity(key, key), x_tra)
-        return self.key_scale * encode(self.net, x_tra, C, D), key, C, D
+        key = self.projected(self.net.transformer.self_attention, x_tra)
+        C, D = self.attended(self.affinity(key, key), x_tra)
+        return self.encoded(x_tra, C, D), key, C, D
 
 
 class MemoryUpdateGraph(FixedMemoryGraph):
@@ -156,14 +163,14 @@ class MemoryUpdateGraph(FixedMemoryGraph):
         entering = held(others, self.affinity(key_all, key[:, None]))
         # Without a frame that leaves, its terms are not wanted although exp(-1 / tau) is not zero.
         leaving = held(others * replaced.sum(1, keepdim=True), self.affinity(key_all, key_old))
-        (C_in, D_in), (C_out, D_out) = attended(entering, x_tra[:, None]), attended(leaving, z_old)
-        C_own, D_own = attended(entering.transpose(2, 3), held(others, z_all))
+        C_in, D_in = self.attended(entering, x_tra[:, None])
+        C_out, D_out = self.attended(leaving, z_old)
+        C_own, D_own = self.attended(entering.transpose(2, 3), held(others, z_all))
         C_all, D_all = C_all + C_in - C_out, D_all + D_in - D_out
         C, D = C + C_own.sum(1), D + D_own.sum(1)
         z_all, key_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((x_tra, z_all), (key, key_all)))
         C_all, D_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((C, C_all), (D, D_all)))
-        keys = encode(self.net, z_all.flatten(0, 1), C_all.flatten(0, 1), D_all.flatten(0, 1))
-        return z_all, key_all, C_all, D_all, self.key_scale * keys.unflatten(0, (-1, self.capacity))
+        return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
 
 
 class MemoryReadAllGraph(FixedMemoryGraph):
@@ -179,7 +186,7 @@ class MemoryReadAllGraph(FixedMemoryGraph):
 
     def forward(self, query: Tensor, key_cross_all: Tensor, E_tra_all: Tensor, valid: Tensor) -> Tensor:
         affinity = held(valid, self.affinity(query[:, None], held(valid, key_cross_all)))
-        numerator, denominator = attended(affinity, held(valid, E_tra_all))
+        numerator, denominator = self.attended(affinity, held(valid, E_tra_all))
         return numerator.sum(1) / denominator.sum(1)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.target_model import gather_taps, scatter_taps
-from ..model.transformer import instance_norm
+from ..model.transformer import Attention, instance_norm
 from .fixed_memory import (
     PADDING,
     FixedMemoryGraph,
@@ -40,6 +40,11 @@ def scaled_half(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / largest).half(), largest
 
 
+def split(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Products with `widened` values, (..., k + PADDING) -> those with the values, and with the constant (..., 1)."""
+    return sums[..., :-PADDING], sums[..., -PADDING : 1 - PADDING]
+
+
 class HalfMemory(FixedMemoryGraph):
     """What the graphs over the transformer's memory share."""
 
@@ -52,20 +57,21 @@ class HalfMemory(FixedMemoryGraph):
         logits = half_product(query, key.transpose(1, 2))
         return torch.exp(logits, out=torch.empty_like(logits, dtype=torch.float16))
 
+    def attended(self, affinity: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of attention in one product: fp16 (B, n, m), (B, m, d) -> fp32."""
+        return split(half_product(affinity, widened(values, 1.0)))
+
+    def projected(self, attention: Attention, tokens: Tensor) -> Tensor:
+        """Phi or psi: tokens (..., n, C) -> scaled fp16 keys (..., n, c)."""
+        return (self.key_scale * attention.project(tokens.float())).half()
+
     def encoded(self, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
         """Eq. 3 (or 4) and psi: tokens (..., n, C) -> scaled fp16 keys (..., n, c)."""
-        tokens = instance_norm(C / D + z)
-        return (self.key_scale * self.net.transformer.cross_attention.project(tokens)).half()
+        return self.projected(self.net.transformer.cross_attention, instance_norm(C / D + z))
 
 
 class HalfQuery(HalfMemory, ShiftedQueryGraph):
     """Eq. 4 of the search frame, and what the frame brings along if it enters the memory later."""
-
-    def forward(self, x_tra: Tensor) -> tuple[Tensor, ...]:
-        key = (self.key_scale * self.net.transformer.self_attention.project(x_tra.float())).half()
-        sums = half_product(self.affinity(key, key), widened(x_tra, 1.0))
-        C, D = _numerator(sums), _denominator(sums)
-        return self.encoded(x_tra, C, D), key, C, D
 
 
 class HalfMemoryUpdate(HalfMemory, MemoryUpdateGraph):
@@ -101,8 +107,10 @@ class HalfMemoryUpdate(HalfMemory, MemoryUpdateGraph):
         sums = half_product(leaving, widened(z_old, 1.0)).unflatten(1, (N, n))
         terms = terms - held(others * replaced.sum(1, keepdim=True), sums)
 
-        C_all = torch.where(chosen, (C + _numerator(own))[:, None], C_all + _numerator(terms))
-        D_all = torch.where(chosen, (D + _denominator(own))[:, None], D_all + _denominator(terms))
+        C_all, D_all = (
+            torch.where(chosen, (carried + own)[:, None], bank + term)
+            for carried, own, bank, term in zip((C, D), split(own), (C_all, D_all), split(terms), strict=True)
+        )
         z_all, key_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((x_tra, z_all), (key, key_all)))
         return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
 
@@ -122,14 +130,6 @@ class HalfMemoryRead(HalfMemory, MemoryReadAllGraph):
         values = F.pad(values, (0, max(width - D - 1, 0)))
         read = F.scaled_dot_product_attention(query[:, None], keys[:, None], values[:, None], scale=1.0)[:, 0]
         return read[..., :D].float() / read[..., D : D + 1].float()
-
-
-def _numerator(sums: Tensor) -> Tensor:
-    return sums[..., :-PADDING]
-
-
-def _denominator(sums: Tensor) -> Tensor:
-    return sums[..., -PADDING : 1 - PADDING]
 
 
 class HalfResidual(FixedResidualGraph):

@@ -125,21 +125,12 @@ class HalfDecoder(DecoderGraph):
         super().__init__(net)
         self.projection.half()
 
-    def forward(
-        self,
-        E_tra_star: Tensor,
-        x_ind: Tensor,
-        omega: Tensor,
-        layer1: Tensor,
-        layer2: Tensor,
-        layer3: Tensor,
-        layer4: Tensor,
-    ) -> Tensor:
+    def encodings(self, E_tra_star: Tensor, x_ind: Tensor, omega: Tensor) -> Tensor:
+        """E*_tra + E*_ind, summed in fp32, (B, D, h, w) fp16."""
         size = self.config.feature_size
         E_ind_star = apply_half_filter(x_ind[:, None], omega, size, self.config.filter_size)[:, :, 0]
         encodings = (E_tra_star.transpose(1, 2) + E_ind_star).unflatten(2, size).half()
-        encodings = encodings.contiguous(memory_format=torch.channels_last)
-        return self.projection(self.net.decoder.refine(encodings, [layer1, layer2, layer3, layer4])[1])
+        return encodings.contiguous(memory_format=torch.channels_last)
 
 
 def fused(net: JointNet) -> JointNet:
