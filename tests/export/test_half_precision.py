@@ -1,21 +1,20 @@
 """Half precision on the shipped clip, by every graph of the torch backend; emulated where there is no GPU."""
 
 import contextlib
+import importlib
 
 import numpy as np
 import pytest
 import torch
 from jointrt.export.bundle_weights import bundle_network
 from jointrt.export.half_precision import single_convolutions
-from jointrt.export.parity import mask_iou, read_clip, real_sample
-from jointrt.export.reference import geometry_of, reference_defaults
-from jointrt.export.torch_engines import HalfBackbone, fused, halve_convolutions, torch_engines
+from jointrt.export.reference import reference_defaults
+from jointrt.export.torch_engines import HalfBackbone, fused, halve_convolutions
+from jointrt.export.torch_network import torch_network
 from jointrt.model.backbone import BACKBONES
 from jointrt.model.transformer import to_tokens
 from jointrt.runtime.bundle import Bundle
-from jointrt.runtime.device_network import DeviceNetwork
 from jointrt.runtime.device_segmenter import DeviceSegmenter
-from jointrt.runtime.replay import Lane
 from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
 from torch import nn
@@ -25,30 +24,37 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA 
 
 
 @pytest.fixture(scope="module")
+def parity():
+    """What reads the shipped clip, where a library for films is installed."""
+    pytest.importorskip("av")
+    return importlib.import_module("jointrt.export.parity")
+
+
+@pytest.fixture(scope="module")
 def net():
     return bundle_network(Bundle.open("lite")).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize(("device", "count"), [("cpu", 8), pytest.param("cuda", 100, marks=GPU)])
-def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, half_arithmetic, device, count):
+def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, parity, half_arithmetic, device, count):
     """Each frame from the CPU's probabilities, so that windows are cut alike and only the network's error is left.
 
     Windows of this clip are as large as the frame, where the last bit of a scale decides about a pixel: without that,
     the CPU's masks do not agree with themselves after a scale has moved by that bit.
     """
+    pytest.importorskip("onnxruntime")
     options = {"memory": 3, "interval": 2}
     settings = Settings.resolve(reference_defaults(**options))
     reference = Segmenter.load("lite", **options)
-    engines = torch_engines(net, settings.memory, "fp16", device)
-    tested = DeviceSegmenter(DeviceNetwork(engines, geometry_of(net.config), settings, Lane(torch.device(device))))
-    frames, labels = read_clip(count)
+    tested = DeviceSegmenter(torch_network(net, settings, "fp16", device))
+    frames, labels = parity.read_clip(count)
     with half_arithmetic() if device == "cpu" else contextlib.nullcontext():
         for t, frame in enumerate(frames):
             mask = None if t else labels
             expected, found = reference.step(frame, mask), tested.step(frame, mask)
             tensors = tested.batch.tensors
             for index, object_id in enumerate(reference.object_ids):
-                assert mask_iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
+                assert parity.mask_iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
                 if t:
                     window = reference._trackers[object_id].window
                     corners = torch.cat((tensors["start"], tensors["stop"]), 1)[index]
@@ -58,9 +64,9 @@ def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, half_arithmetic, de
 
 
 @torch.no_grad()
-def test_what_a_depthwise_filter_takes_is_not_rounded(net, half_arithmetic):
+def test_what_a_depthwise_filter_takes_is_not_rounded(net, parity, half_arithmetic):
     """The trunk's error with fp32 up to its first depthwise convolution: a third of what it is without."""
-    crops = real_sample(net.config.crop_size).crops
+    crops = parity.real_sample(net.config.crop_size).crops
     exact = to_tokens(net.extract(crops).x_tra)
     half = fused(net)
     halve_convolutions(half)
