@@ -35,7 +35,7 @@ def net():
     return bundle_network(Bundle.open("lite")).eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize(("device", "count"), [("cpu", 8), pytest.param("cuda", 100, marks=GPU)])
+@pytest.mark.parametrize(("device", "count"), [("cpu", 8), pytest.param("cuda", 60, marks=GPU)])
 def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, parity, half_arithmetic, device, count):
     """Each frame from the CPU's probabilities, so that windows are cut alike and only the network's error is left.
 
