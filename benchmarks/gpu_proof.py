@@ -1,8 +1,8 @@
 """`python -m jointrt.benchmarks.gpu_proof`: every check that needs a GPU, and the speed table, in one call.
 
 Needs torch with CUDA, numpy, OpenCV (crops of first frames), pydantic (manifests) and safetensors; the tests need
-pytest and pillow too. From a bare tree, call it through a symbolic link named `jointrt` whose parent is on PYTHONPATH.
-`--device cpu --tiny` rehearses it.
+pytest and pillow too, and skip the shipped clip without ONNX Runtime and PyAV. From a bare tree, call it through a
+symbolic link named `jointrt` whose parent is on PYTHONPATH. `--device cpu --tiny` rehearses it.
 
 Rows are printed as they are measured, and the file that `--json` names is written anew after each: a run that is cut
 off leaves what it found.
@@ -36,8 +36,10 @@ from .gpu_rows import TINY, Plan, Row
 TESTS = (
     "tests/gpu",
     "tests/runtime/test_device_geometry.py",
+    "tests/runtime/test_device_goldens.py",
     "tests/runtime/test_device_segmenter.py",
     "tests/export/test_half_memory.py",
+    "tests/export/test_half_precision.py",
 )
 PYTEST_NEEDS = ("pytest", "PIL", "safetensors")
 LINE = "{:<12} {:>3}  {:<58} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>9}"

@@ -2,39 +2,34 @@
 
 A free memory axis is slow inside a TensorRT attention engine, so the memory has all its slots from the start; `valid`
 says which hold a frame. The exponentials are shifted, exp((q.k - 1) / tau): queries and keys have unit length, so that
-none exceeds one and half precision holds what they multiply. Otherwise the formulas are those of `graphs`.
+none exceeds one. Keys are stored times sqrt(1 / tau), which makes a logit one product, and two constant columns shift
+it within: the largest logits are near zero, where half precision is finest. Otherwise the formulas are those of
+`graphs`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..model.network import JointNet
-from ..model.transformer import to_tokens
-from ..runtime.device_engine import DType
+from ..model.transformer import Attention, to_tokens
 from .graph import Graph, Port
 from .graphs import DecoderGraph, FewShotResidualGraph, FewShotStepGraph, LabelEncoderGraph, encode
 
-_SINGLE_PORTS = frozenset(
-    [
-        *("crop", "mask", "logits", "valid", "slot", "sample_weights", "omega", "weights", "residual"),
-        *("E_ind", "W", "E_ind_all", "W_all", "C", "D"),
-    ]
-)
+PADDING = 8
+"""Columns that make room for a constant one: tensor cores take widths in steps of eight."""
+_LEAST = 1e-30
+"""Less than any affinity; keeps the shares of slots without one from becoming 0 / 0."""
 
 
-def port_dtype(name: str, precision: str) -> DType:
-    """The element type of a port in a bundle of "fp16" or "fp32".
-
-    Frames, weights, the few-shot learner's residual and filter, and all sums carried on are fp32 in either.
-    """
-    stem = name.removesuffix("_next")
-    if stem.endswith("_all") and stem not in _SINGLE_PORTS:
-        stem = stem.removesuffix("_all")
-    return "float32" if precision == "fp32" or stem in _SINGLE_PORTS else "float16"
+def widened(x: Tensor, value: float) -> Tensor:
+    """(..., k) -> (..., k + PADDING): one column of a constant, then zeros."""
+    return F.pad(F.pad(x, (0, 1), value=value), (0, PADDING - 1))
 
 
 class FixedMemoryGraph(Graph):
@@ -49,9 +44,15 @@ class FixedMemoryGraph(Graph):
         "E_tra_all": "E_tra",
     }
 
+    headroom: ClassVar[float] = 0.0
+    """Natural logarithm of the largest affinity."""
+
     def __init__(self, net: JointNet, capacity: int) -> None:
         super().__init__(net)
         self.capacity = capacity
+        self.key_scale = math.sqrt(1 / net.config.temperature)
+        shift = 1 / net.config.temperature - self.headroom
+        self.columns = (math.sqrt(abs(shift)), -math.copysign(math.sqrt(abs(shift)), shift))
 
     def port(self, name: str) -> Port:
         """As in `Graph`, the number of slots fixed; `NAME_all` is a bank with a slot per frame."""
@@ -64,9 +65,31 @@ class FixedMemoryGraph(Graph):
         port = super().port(name)
         return Port(name, tuple(self.capacity if n == "N" else n for n in port.shape))
 
+    def shifted(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled keys (..., n, c), (..., m, c), widened so that their products are (q.k - 1) / tau + headroom."""
+        return widened(query, self.columns[0]), widened(key, self.columns[1])
+
     def affinity(self, query: Tensor, key: Tensor) -> Tensor:
-        """exp((q.k - 1) / tau), at most one: (..., n, c), (..., m, c) unit vectors -> (..., n, m)."""
-        return torch.exp((query @ key.transpose(-1, -2) - 1) / self.config.temperature)
+        """exp((q.k - 1) / tau), at most one: scaled keys (..., n, c), (..., m, c) -> (..., n, m)."""
+        query, key = self.shifted(query, key)
+        return torch.exp(query @ key.transpose(-1, -2))
+
+    def attended(self, affinity: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of attention: (..., n, m) and (..., m, d) -> (..., n, d), (..., n, 1).
+
+        The product is of each row's shares, which sum to one: in half precision nothing overflows, and affinities
+        count however small all of them are.
+        """
+        D = affinity.sum(-1, keepdim=True)
+        return D * ((affinity / D.clamp(min=_LEAST)) @ values), D
+
+    def projected(self, attention: Attention, tokens: Tensor) -> Tensor:
+        """Phi or psi: (..., n, C) -> scaled keys (..., n, c)."""
+        return self.key_scale * attention.project(tokens)
+
+    def encoded(self, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        """Eq. 3 (or 4) and psi: tokens (..., n, C) -> scaled keys (..., n, c)."""
+        return self.key_scale * encode(self.net, z, C, D)
 
 
 def held(mask: Tensor, bank: Tensor) -> Tensor:
@@ -102,10 +125,9 @@ class ShiftedQueryGraph(FixedMemoryGraph):
         return self.ports("query key C D")
 
     def forward(self, x_tra: Tensor) -> tuple[Tensor, ...]:
-        key = self.net.transformer.self_attention.project(x_tra)
-        affinity = self.affinity(key, key)
-        C, D = affinity @ x_tra, affinity.sum(-1, keepdim=True)
-        return encode(self.net, x_tra, C, D), key, C, D
+        key = self.projected(self.net.transformer.self_attention, x_tra)
+        C, D = self.attended(self.affinity(key, key), x_tra)
+        return self.encoded(x_tra, C, D), key, C, D
 
 
 class MemoryUpdateGraph(FixedMemoryGraph):
@@ -141,14 +163,14 @@ class MemoryUpdateGraph(FixedMemoryGraph):
         entering = held(others, self.affinity(key_all, key[:, None]))
         # Without a frame that leaves, its terms are not wanted although exp(-1 / tau) is not zero.
         leaving = held(others * replaced.sum(1, keepdim=True), self.affinity(key_all, key_old))
-        C_all = C_all + entering @ x_tra[:, None] - leaving @ z_old
-        D_all = D_all + entering.sum(-1, keepdim=True) - leaving.sum(-1, keepdim=True)
-        C = C + (entering.transpose(2, 3) @ held(others, z_all)).sum(1)
-        D = D + entering.sum(2).sum(1)[..., None]
+        C_in, D_in = self.attended(entering, x_tra[:, None])
+        C_out, D_out = self.attended(leaving, z_old)
+        C_own, D_own = self.attended(entering.transpose(2, 3), held(others, z_all))
+        C_all, D_all = C_all + C_in - C_out, D_all + D_in - D_out
+        C, D = C + C_own.sum(1), D + D_own.sum(1)
         z_all, key_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((x_tra, z_all), (key, key_all)))
         C_all, D_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((C, C_all), (D, D_all)))
-        keys = encode(self.net, z_all.flatten(0, 1), C_all.flatten(0, 1), D_all.flatten(0, 1))
-        return z_all, key_all, C_all, D_all, keys.unflatten(0, (-1, self.capacity))
+        return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
 
 
 class MemoryReadAllGraph(FixedMemoryGraph):
@@ -164,8 +186,8 @@ class MemoryReadAllGraph(FixedMemoryGraph):
 
     def forward(self, query: Tensor, key_cross_all: Tensor, E_tra_all: Tensor, valid: Tensor) -> Tensor:
         affinity = held(valid, self.affinity(query[:, None], held(valid, key_cross_all)))
-        numerator = (affinity @ held(valid, E_tra_all)).sum(1)
-        return numerator / affinity.sum(-1, keepdim=True).sum(1)
+        numerator, denominator = self.attended(affinity, held(valid, E_tra_all))
+        return numerator.sum(1) / denominator.sum(1)
 
 
 class FixedResidualGraph(FixedMemoryGraph, FewShotResidualGraph):

@@ -290,23 +290,26 @@ class DecoderGraph(Graph):
         layer3: Tensor,
         layer4: Tensor,
     ) -> Tensor:
+        encodings = self.encodings(E_tra_star, x_ind, omega)
+        return self.projection(self.net.decoder.refine(encodings, [layer1, layer2, layer3, layer4])[1])
+
+    def encodings(self, E_tra_star: Tensor, x_ind: Tensor, omega: Tensor) -> Tensor:
+        """E*_tra + E*_ind, (B, D, h, w)."""
         size = self.config.feature_size
         E_ind_star = apply_filter(x_ind.unflatten(1, size).unsqueeze(1), omega, self.config.filter_size)[:, :, 0]
-        encodings = E_tra_star.unflatten(1, size).permute(0, 3, 1, 2) + E_ind_star
-        finest = self.net.decoder.refine(encodings, [layer1, layer2, layer3, layer4])[1]
-        return self.projection(finest)
+        return E_tra_star.unflatten(1, size).permute(0, 3, 1, 2) + E_ind_star
 
 
 def column_sums(x: Tensor) -> Tensor:
-    """(B, n, m) -> (B, 1, m), as a product: reductions over an inner axis are slow in inference engines."""
-    return torch.ones(1, 1, x.shape[1], device=x.device) @ x
+    """(..., n, m) -> (..., 1, m), as a product: reductions over an inner axis are slow in inference engines."""
+    return torch.ones(1, 1, x.shape[-2], device=x.device) @ x
 
 
 def encode(net: JointNet, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """Eq. 3 (or 4) and psi from the accumulated attention: tokens (B, h*w, C) -> unit keys (B, h*w, key channels)."""
+    """Eq. 3 (or 4) and psi from the accumulated attention: tokens (..., n, C) -> unit keys (..., n, key channels)."""
     tokens = C / D + z
-    tokens = tokens - column_sums(tokens) / tokens.shape[1]
-    variance = column_sums(tokens * tokens) / tokens.shape[1]
+    tokens = tokens - column_sums(tokens) / tokens.shape[-2]
+    variance = column_sums(tokens * tokens) / tokens.shape[-2]
     return net.transformer.cross_attention.project(tokens * torch.rsqrt(variance + 1e-5))
 
 

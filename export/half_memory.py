@@ -2,22 +2,20 @@
 
 What is carried between frames, C and D, adds and later subtracts the same terms. They cancel because both times the
 operands are the same: tokens z and keys are rounded once, when a frame is seen, and stored so. Keys are stored times
-sqrt(1 / tau), which makes a logit one product, and two constant columns shift it: exp((q.k - 1) / tau + HEADROOM) stays
+sqrt(1 / tau), which makes a logit one product, and two constant columns shift it: exp((q.k - 1) / tau + headroom) stays
 below fp16's largest number and well above its smallest; the common factor cancels in C / D.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.network import JointNet
 from ..model.target_model import gather_taps, scatter_taps
-from ..model.transformer import instance_norm
+from ..model.transformer import Attention, instance_norm
 from .fixed_memory import (
+    PADDING,
     FixedMemoryGraph,
     FixedResidualGraph,
     FixedStepGraph,
@@ -25,12 +23,8 @@ from .fixed_memory import (
     MemoryUpdateGraph,
     ShiftedQueryGraph,
     held,
+    widened,
 )
-
-HEADROOM = 10.0
-"""Natural logarithm of the largest affinity; e^11 would reach fp16's limit."""
-PADDING = 8
-"""Columns that make room for a constant one: tensor cores take widths in steps of eight."""
 
 
 def half_product(a: Tensor, b: Tensor) -> Tensor:
@@ -40,46 +34,44 @@ def half_product(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
-def widened(x: Tensor, value: float) -> Tensor:
-    """fp16 (..., k) -> (..., k + PADDING): one column of a constant, then zeros."""
-    return F.pad(F.pad(x, (0, 1), value=value), (0, PADDING - 1))
-
-
 def scaled_half(x: Tensor) -> tuple[Tensor, Tensor]:
     """fp32 (B, n, k) -> fp16 with a largest element of one, and what that was divided by, (B, 1, 1)."""
     largest = x.abs().amax((1, 2), keepdim=True).clamp(min=1e-30)
     return (x / largest).half(), largest
 
 
+def split(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Products with `widened` values, (..., k + PADDING) -> those with the values, and with the constant (..., 1)."""
+    return sums[..., :-PADDING], sums[..., -PADDING : 1 - PADDING]
+
+
 class HalfMemory(FixedMemoryGraph):
     """What the graphs over the transformer's memory share."""
 
-    def __init__(self, net: JointNet, capacity: int) -> None:
-        super().__init__(net, capacity)
-        self.key_scale = math.sqrt(1 / net.config.temperature)
-        shift = 1 / net.config.temperature - HEADROOM
-        self.columns = (math.sqrt(abs(shift)), -math.copysign(math.sqrt(abs(shift)), shift))
+    # e^11 would reach fp16's limit.
+    headroom = 10.0
 
-    def half_affinity(self, query: Tensor, key: Tensor) -> Tensor:
-        """exp((q.k - 1) / tau + HEADROOM) in fp16: scaled keys (B, n, c), (B, m, c) -> (B, n, m)."""
-        query, key = (widened(x, value) for x, value in zip((query, key), self.columns, strict=True))
+    def affinity(self, query: Tensor, key: Tensor) -> Tensor:
+        """exp((q.k - 1) / tau + headroom) in fp16: scaled keys (B, n, c), (B, m, c) -> (B, n, m)."""
+        query, key = self.shifted(query, key)
         logits = half_product(query, key.transpose(1, 2))
         return torch.exp(logits, out=torch.empty_like(logits, dtype=torch.float16))
 
+    def attended(self, affinity: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of attention in one product: fp16 (B, n, m), (B, m, d) -> fp32."""
+        return split(half_product(affinity, widened(values, 1.0)))
+
+    def projected(self, attention: Attention, tokens: Tensor) -> Tensor:
+        """Phi or psi: tokens (..., n, C) -> scaled fp16 keys (..., n, c)."""
+        return (self.key_scale * attention.project(tokens.float())).half()
+
     def encoded(self, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
         """Eq. 3 (or 4) and psi: tokens (..., n, C) -> scaled fp16 keys (..., n, c)."""
-        tokens = instance_norm(C / D + z)
-        return (self.key_scale * self.net.transformer.cross_attention.project(tokens)).half()
+        return self.projected(self.net.transformer.cross_attention, instance_norm(C / D + z))
 
 
 class HalfQuery(HalfMemory, ShiftedQueryGraph):
     """Eq. 4 of the search frame, and what the frame brings along if it enters the memory later."""
-
-    def forward(self, x_tra: Tensor) -> tuple[Tensor, ...]:
-        key = (self.key_scale * self.net.transformer.self_attention.project(x_tra.float())).half()
-        sums = half_product(self.half_affinity(key, key), widened(x_tra, 1.0))
-        C, D = _numerator(sums), _denominator(sums)
-        return self.encoded(x_tra, C, D), key, C, D
 
 
 class HalfMemoryUpdate(HalfMemory, MemoryUpdateGraph):
@@ -103,7 +95,7 @@ class HalfMemoryUpdate(HalfMemory, MemoryUpdateGraph):
         others, replaced = valid * (1 - slot), valid * slot
         keys = key_all.flatten(1, 2)
 
-        entering = self.half_affinity(keys, key)
+        entering = self.affinity(keys, key)
         sums = half_product(entering, widened(x_tra, 1.0)).unflatten(1, (N, n))
         terms = held(others, sums)
         from_others = held(others, widened(z_all, 1.0)).flatten(1, 2)
@@ -111,12 +103,14 @@ class HalfMemoryUpdate(HalfMemory, MemoryUpdateGraph):
         del entering, from_others
 
         z_old, key_old = (held(replaced, bank).sum(1) for bank in (z_all, key_all))
-        leaving = self.half_affinity(keys, key_old)
+        leaving = self.affinity(keys, key_old)
         sums = half_product(leaving, widened(z_old, 1.0)).unflatten(1, (N, n))
         terms = terms - held(others * replaced.sum(1, keepdim=True), sums)
 
-        C_all = torch.where(chosen, (C + _numerator(own))[:, None], C_all + _numerator(terms))
-        D_all = torch.where(chosen, (D + _denominator(own))[:, None], D_all + _denominator(terms))
+        C_all, D_all = (
+            torch.where(chosen, (carried + own)[:, None], bank + term)
+            for carried, own, bank, term in zip((C, D), split(own), (C_all, D_all), split(terms), strict=True)
+        )
         z_all, key_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((x_tra, z_all), (key, key_all)))
         return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
 
@@ -136,14 +130,6 @@ class HalfMemoryRead(HalfMemory, MemoryReadAllGraph):
         values = F.pad(values, (0, max(width - D - 1, 0)))
         read = F.scaled_dot_product_attention(query[:, None], keys[:, None], values[:, None], scale=1.0)[:, 0]
         return read[..., :D].float() / read[..., D : D + 1].float()
-
-
-def _numerator(sums: Tensor) -> Tensor:
-    return sums[..., :-PADDING]
-
-
-def _denominator(sums: Tensor) -> Tensor:
-    return sums[..., -PADDING : 1 - PADDING]
 
 
 class HalfResidual(FixedResidualGraph):

@@ -3,11 +3,12 @@
 TensorRT 11 and TensorRT-RTX take every tensor's type from the graph (strongly typed networks), so the choice is made
 here. These stay fp32 whatever the precision: the sums of squares of the instance L2 norm (they overflow fp16), the
 statistics of the instance norms, the attention's exponentials and their sums, all sums that are carried on from frame
-to frame, and the whole few-shot learner.
+to frame, `lite`'s first two convolutions, and the whole few-shot learner.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from ..runtime.errors import BundleError
-from .fixed_memory import port_dtype
+from .half_precision import port_dtype, single_convolutions
 
 FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 
@@ -62,7 +63,7 @@ _SINGLE_GRAPHS = ("few_shot",)
 
 
 def port_type(name: str) -> int:
-    """The ONNX element type of a port in a half-precision bundle; see `fixed_memory.port_dtype`."""
+    """The ONNX element type of a port in a half-precision bundle; see `half_precision.port_dtype`."""
     return FLOAT if port_dtype(name, "fp16") == "float32" else HALF
 
 
@@ -87,11 +88,23 @@ def _sums_by_product(node: NodeProto, ones: set[str]) -> bool:
     return node.op_type in ("MatMul", "Gemm") and any(name in ones for name in node.input)
 
 
+def _entrance(model: ModelProto) -> set[str]:
+    """Outputs of the first convolutions that stay fp32; one in 8 bits ends them."""
+    constants = _constants(model)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    plain = list(itertools.takewhile(lambda node: node.input[1] in constants, convolutions))
+    shapes = []
+    for node in plain:
+        groups = next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+        shapes.append((constants[node.input[1]].dims[1], groups))
+    return {node.output[0] for node in plain[: single_convolutions(shapes)]}
+
+
 def island_nodes(model: ModelProto) -> list[NodeProto]:
     """The nodes whose operands and results must be fp32.
 
-    Exponentials, roots, reductions; squares; products with a row of ones, which are sums written as products; and in
-    the few-shot learner everything that computes.
+    Exponentials, roots, reductions; squares; products with a row of ones, which are sums written as products; the
+    convolutions at a trunk's entrance; and in the few-shot learner everything that computes.
     """
     ones: set[str] = set()
     expanded: set[str] = set()
@@ -106,10 +119,12 @@ def island_nodes(model: ModelProto) -> list[NodeProto]:
         ):
             expanded.update(node.output)
     whole = model.graph.name.startswith(_SINGLE_GRAPHS)
+    entrance = _entrance(model)
     return [
         node
         for node in model.graph.node
         if node.op_type in ISLANDS
+        or node.output[0] in entrance
         or (node.op_type == "Mul" and node.input[0] == node.input[1])
         or _sums_by_product(node, ones | expanded)
         or (whole and node.op_type in _ELEMENTWISE | {"MatMul", "Gemm", "Conv", "Einsum"})

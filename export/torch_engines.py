@@ -32,7 +32,6 @@ from .fixed_memory import (
     MemoryReadAllGraph,
     MemoryUpdateGraph,
     ShiftedQueryGraph,
-    port_dtype,
 )
 from .graph import Graph
 from .graphs import DecoderGraph, LabelEncoderGraph
@@ -44,6 +43,7 @@ from .half_memory import (
     HalfStep,
     apply_half_filter,
 )
+from .half_precision import port_dtype, single_convolutions
 
 Precision = Literal["fp32", "fp16"]
 
@@ -125,21 +125,12 @@ class HalfDecoder(DecoderGraph):
         super().__init__(net)
         self.projection.half()
 
-    def forward(
-        self,
-        E_tra_star: Tensor,
-        x_ind: Tensor,
-        omega: Tensor,
-        layer1: Tensor,
-        layer2: Tensor,
-        layer3: Tensor,
-        layer4: Tensor,
-    ) -> Tensor:
+    def encodings(self, E_tra_star: Tensor, x_ind: Tensor, omega: Tensor) -> Tensor:
+        """E*_tra + E*_ind, summed in fp32, (B, D, h, w) fp16."""
         size = self.config.feature_size
         E_ind_star = apply_half_filter(x_ind[:, None], omega, size, self.config.filter_size)[:, :, 0]
         encodings = (E_tra_star.transpose(1, 2) + E_ind_star).unflatten(2, size).half()
-        encodings = encodings.contiguous(memory_format=torch.channels_last)
-        return self.projection(self.net.decoder.refine(encodings, [layer1, layer2, layer3, layer4])[1])
+        return encodings.contiguous(memory_format=torch.channels_last)
 
 
 def fused(net: JointNet) -> JointNet:
@@ -154,14 +145,14 @@ def fused(net: JointNet) -> JointNet:
 
 
 def halve_convolutions(net: JointNet) -> None:
-    """Convolutions to fp16 and channels-last, in place; what enters the first ones is cast there."""
+    """Convolutions to fp16 and channels-last, in place, but for those at the trunk's entrance."""
+    trunk = [m for m in net.backbone.modules() if isinstance(m, nn.Conv2d)]
+    single = trunk[: single_convolutions((conv.in_channels // conv.groups, conv.groups) for conv in trunk)]
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            module.half()
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    for part in (net.backbone, net.label_encoder):
-        first = next(m for m in part.modules() if isinstance(m, nn.Conv2d))
-        first.register_forward_pre_hook(_to_half)
+            if module not in single:
+                module.half().register_forward_pre_hook(_to_half)
 
 
 def _to_half(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -44,6 +44,11 @@ def _pair(values: tuple[int, int], like: Tensor) -> Tensor:
     return pair
 
 
+def _root(x: Tensor) -> Tensor:
+    """Square root, rounded correctly to fp32: torch's own on the CPU often is not, and a last bit moves windows."""
+    return x.double().sqrt().float()
+
+
 def place_windows(
     image_size: tuple[int, int], pos: Tensor, sample_size: Tensor, output_size: tuple[int, int]
 ) -> DeviceWindow:
@@ -146,7 +151,7 @@ def paste_logits(
     start, stop = window.start * window.stride, window.stop * window.stride
     sample_pos = 0.5 * (start + stop - 1).float()
     crop = _pair(crop_size, sample_pos)
-    scale = ((stop - start).float() / crop).prod(1).sqrt()
+    scale = _root(((stop - start).float() / crop).prod(1))
     sizes = (crop.double() * scale.double()[:, None]).floor()
     place = (sample_pos - (0.5 * sizes).float()).trunc().long()
     taps, insides = [], []
@@ -202,7 +207,7 @@ def update_state(
         centres.append(centre)
         deviations.append((((index - centre[:, None]).square() * marginal).sum(1) / divisor).sqrt())
     size = (SIZE_IN_DEVIATIONS * torch.stack(deviations, 1)).float()
-    scale = (size.prod(1, keepdim=True) / base_target_size.prod(1, keepdim=True)).sqrt()
+    scale = _root(size.prod(1, keepdim=True) / base_target_size.prod(1, keepdim=True))
     least, most = (target_scale * limit for limit in SCALE_CHANGE)
     present = (total >= MIN_AREA)[:, None]
     moved = torch.stack(centres, 1).float()

@@ -138,6 +138,12 @@ def half_graphs(fixed_graphs, tmp_path_factory):
     return write_bundle(folder, fixed_graphs.manifest, graphs=records, precision="fp16")
 
 
+@pytest.fixture(scope="session")
+def half_arithmetic():
+    """A context in which torch computes fp16 on the CPU as a GPU does, and quickly."""
+    return load_module(Path(__file__).parent / "half_arithmetic.py").HalfArithmetic
+
+
 @pytest.fixture
 def disc():
     """A frame with a bright disc, and the disc's mask: `disc(t)` moves it."""

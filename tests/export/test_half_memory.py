@@ -22,15 +22,8 @@ from jointrt.runtime.replay import Lane
 from jointrt.runtime.settings import Settings
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CAPACITY = 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from jointrt.export.onnx_export import export_graph
 from jointrt.export.precision import misplaced_islands, port_type, to_half
 from jointrt.model.target_model import to_matrix
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 CAPACITY = 3
 
@@ -132,6 +133,51 @@ def test_half_precision_graphs_stay_near_single_precision(trace, name):
     for found, wanted in zip(run(half, halved), expected, strict=True):
         error = np.linalg.norm(found.astype(np.float64) - wanted) / np.linalg.norm(wanted)
         assert error < TOLERANCE.get(name, 0.01)
+
+
+def in_half_precision(model, feeds):
+    """Operator by operator: on a CPU ONNX Runtime leaves out roundings between operators that it computes in fp32."""
+    return ReferenceEvaluator(to_half(model)).run(None, feeds)
+
+
+def unit_vectors(generator, *shape):
+    values = generator.standard_normal(shape).astype(np.float32)
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
+def test_a_query_unlike_all_keys_is_still_answered(net, trace):
+    """All affinities lie below fp16's smallest number, 6e-8; eq. 5 by torch's softmax says what must come out."""
+    graph, single = trace("memory_read")
+    generator = np.random.default_rng(4)
+    n, c, D = 24, net.config.key_channels, net.config.encoding_channels
+    keys, query = unit_vectors(generator, 1, CAPACITY, n, c), unit_vectors(generator, 1, n, c)
+    query[..., 0] -= 4
+    keys[..., 0] += 2
+    query, keys = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (query, keys))
+    cosines = query @ keys[0].reshape(-1, c).T
+    assert np.exp((cosines.max() - 1) / net.config.temperature) < 2.0**-25
+    values = generator.uniform(0, 8, (1, CAPACITY, n, D)).astype(np.float32)
+    feeds = [graph.key_scale * query, graph.key_scale * keys, values]
+    (found,) = in_half_precision(
+        single,
+        {p.name: f.astype(np.float16) for p, f in zip(graph.inputs(), feeds, strict=False)}
+        | {"valid": np.ones((1, CAPACITY), np.float32)},
+    )
+    shares = torch.softmax(torch.from_numpy(cosines) / net.config.temperature, -1)
+    expected = (shares @ torch.from_numpy(values).flatten(1, 2)).numpy()
+    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
+
+
+def test_sums_over_tokens_that_are_all_alike_do_not_overflow(net, trace):
+    """Of a uniform frame every token counts fully: the sum of its features exceeds fp16's largest number."""
+    _, single = trace("transformer_query")
+    x = np.full((1, 24, net.config.feature_channels), 4000, np.float32)
+    x += np.random.default_rng(5).standard_normal(x.shape).astype(np.float32)
+    expected = run(single, {"x_tra": x})
+    found = in_half_precision(single, {"x_tra": x.astype(np.float16)})
+    assert np.abs(expected[2]).max() > 65504
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(b)
 
 
 def run(model, feeds):
