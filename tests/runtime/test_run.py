@@ -310,6 +310,9 @@ def test_failure_of_the_inference_ends_the_run_with_its_message(film, mask, tmp_
 
     with pytest.raises(JointError, match="the engine stopped; 4 masks are complete"):
         run(film, mask, tmp_path / "out", follower=ColourFollower(fail))
+    for thread in set(threading.enumerate()) - {threading.main_thread()}:
+        # Nobody waits for a reader that is still passing over frames; it ends by itself.
+        thread.join(10)
     assert threading.active_count() == 1
 
 
