@@ -179,7 +179,7 @@ def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[
                 setup = bundle_setup(opened.folder.absolute().name, bundle, settings, objects, backend)
                 yield Planned(bundle, setup)
                 number += 1
-                if net is not None:
+                if net is not None and backend == request.backends[0]:
                     reference = dataclasses.replace(setup, kind="reference", precision="fp32")
                     yield Planned(bundle, reference, number - 1, net)
                     number += 1

@@ -37,10 +37,10 @@ class Grid:
 
 
 def facets(setup: Setup) -> dict[str, str]:
-    """What a sweep may vary."""
+    """What a sweep may vary; empty where it is nothing to the case."""
     settings = setup.settings
     return {
-        "backend": setup.backend,
+        "backend": setup.backend if setup.kind == "bundle" else "",
         "crop": f"crop {setup.crop[0]}x{setup.crop[1]}",
         "threads": f"threads {settings.threads}",
         "memory": f"memory {settings.memory}",
@@ -55,9 +55,12 @@ def case_names(setups: Sequence[Setup], leave_out: str = "") -> list[str]:
         setups: of all cases.
         leave_out: a facet not to name.
     """
-    several = [name for name in facets(setups[0]) if len({facets(setup)[name] for setup in setups}) > 1]
+    found = {name: {facets(setup)[name] for setup in setups} - {""} for name in facets(setups[0])}
+    several = {name for name, texts in found.items() if len(texts) > 1} - {leave_out}
     return [
-        ", ".join((_subject(setup, setups), *(facets(setup)[name] for name in several if name != leave_out)))
+        ", ".join(
+            (_subject(setup, setups), *(text for name, text in facets(setup).items() if name in several and text))
+        )
         for setup in setups
     ]
 
