@@ -54,7 +54,7 @@ def load_request(model: bytes, shape: list[int], threads: int, precision: str) -
     openvino = import_openvino()
     read = openvino.Core().read_model(io.BytesIO(model))
     read.reshape(shape)
-    return compile_model(read, threads, precision).create_infer_request()
+    return compile_model(read, threads, precision, convolutions=True).create_infer_request()
 
 
 def load_session(model: bytes, threads: int) -> Any:

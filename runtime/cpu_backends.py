@@ -1,4 +1,4 @@
-"""What runs a bundle of ONNX graphs on the CPU: ONNX Runtime alone, or OpenVINO for the graphs of convolutions."""
+"""What runs a bundle of ONNX graphs on the CPU: ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .clock import StageClock
 from .engine import Engine, Runnable
 from .errors import DeviceError
 from .onnx_network import OnnxNetwork, used_graphs
-from .openvino_engine import GRAPHS, HINTS, OpenVinoEngine
+from .openvino_engine import CONVOLUTIONS, HINTS, OpenVinoEngine
 from .settings import Settings
 
 CPU_BACKENDS = ("onnxruntime", "openvino")
@@ -65,9 +65,10 @@ def load_cpu_network(
 
 
 def load_engine(bundle: Bundle, name: str, threads: int, backend: str, objects: int = 1) -> Runnable:
-    """One of a bundle's graphs, for calls of so many objects; OpenVINO has only those in which it is faster."""
+    """One of a bundle's graphs, for calls of so many objects."""
     record = bundle.manifest.graphs[name]
     chosen, precision, _ = choose_cpu_backend(bundle, backend)
-    if chosen == "openvino" and name in GRAPHS[precision]:
-        return OpenVinoEngine(bundle.path(record.file), record, threads, precision, objects)
-    return Engine(bundle.path(record.file), record, threads)
+    path = bundle.path(record.file)
+    if chosen == "openvino":
+        return OpenVinoEngine(path, record, threads, precision, objects, convolutions=name in CONVOLUTIONS)
+    return Engine(path, record, threads)

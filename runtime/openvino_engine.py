@@ -12,17 +12,7 @@ from .errors import BundleError, DependencyError, DeviceError
 from .manifest import GraphRecord
 
 CONVOLUTIONS = ("backbone", "label_encoder", "decoder")
-PRODUCTS = (
-    "transformer_query",
-    "memory_add",
-    "memory_replace",
-    "memory_swap",
-    "memory_encode",
-    "few_shot_residual",
-    "few_shot_step",
-)
-GRAPHS = {"fp32": CONVOLUTIONS, "bf16": (*CONVOLUTIONS, *PRODUCTS)}
-"""Those that OpenVINO runs faster than ONNX Runtime, by precision."""
+"""Graphs of convolutions; the others are of matrix products."""
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """What OpenVINO calls the precision in which it computes what a graph has in fp32."""
 
@@ -53,7 +43,9 @@ def computes_bf16() -> bool:
 class OpenVinoEngine:
     """A graph in OpenVINO, for calls of so many objects; it reads and writes memory that the caller keeps."""
 
-    def __init__(self, path: Path, record: GraphRecord, threads: int, precision: str, objects: int) -> None:
+    def __init__(
+        self, path: Path, record: GraphRecord, threads: int, precision: str, objects: int, *, convolutions: bool
+    ) -> None:
         self._openvino = import_openvino()
         if precision == "bf16" and not computes_bf16():
             raise DeviceError("this processor has no bf16 products, which OpenVINO would use: use --backend openvino")
@@ -61,7 +53,7 @@ class OpenVinoEngine:
             model = self._openvino.Core().read_model(str(path))
             check_ports(_shapes(model.inputs), _shapes(model.outputs), path, record)
             model.reshape({port.name: _opened(port.shape, objects) for port in record.inputs})
-            self._request = compile_model(model, threads, precision).create_infer_request()
+            self._request = compile_model(model, threads, precision, convolutions).create_infer_request()
         except RuntimeError as error:
             version = self._openvino.__version__
             raise BundleError(f"{path} does not load in OpenVINO {version}: {str(error)[:200]}") from None
@@ -73,8 +65,15 @@ class OpenVinoEngine:
         self._request.infer()
 
 
-def compile_model(model: Any, threads: int, precision: str) -> Any:
-    """A model compiled for single calls in turn with other engines on the same cores."""
+def compile_model(model: Any, threads: int, precision: str, convolutions: bool) -> Any:
+    """A model compiled for single calls in turn with other engines on the same cores.
+
+    Args:
+        model: as read.
+        threads: that a call may use.
+        precision: of `HINTS`.
+        convolutions: whether it is one of those, not of matrix products.
+    """
     return import_openvino().compile_model(
         model,
         "CPU",
@@ -85,6 +84,8 @@ def compile_model(model: Any, threads: int, precision: str) -> Any:
             # Processes side by side would be pinned to the same cores.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": HINTS[precision],
+            # Fused exponentials would want affinities laid out otherwise than the products before and after them.
+            "SNIPPETS_MODE": "ENABLE" if convolutions else "DISABLE",
         },
     )
 
