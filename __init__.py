@@ -1,5 +1,6 @@
 """jointrt: JOINT video object segmentation (Mao et al., ICCV 2021) as engines, with the released code's masks."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .runtime.errors import (
@@ -14,6 +15,9 @@ from .runtime.errors import (
     VideoError,
     WeightsError,
 )
+
+# ONNX Runtime reports its use to Microsoft from its import on, unless told otherwise before.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from .runtime.segmenter import Segmenter

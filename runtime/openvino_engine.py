@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,30 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 """What OpenVINO calls the precision in which it computes what a graph has in fp32."""
 
 
+_REPORTS = "openvino_telemetry"
+
+
 def import_openvino() -> Any:
-    """The openvino module.
+    """The openvino module, without its usage reports.
+
+    Its import sends one to Google and leaves an identifier in the user's home. Where its package for that is missing,
+    it does without, so that package is hidden meanwhile; one that is loaded already stays as it is.
 
     Raises:
         DependencyError: it is not installed.
     """
+    hidden = _REPORTS not in sys.modules
+    if hidden:
+        sys.modules[_REPORTS] = None  # type: ignore[assignment]
     try:
         return importlib.import_module("openvino")
     except ImportError:
         raise DependencyError(
             "OpenVINO is not installed: install it with `pip install 'jointrt[openvino]'`, or use --backend onnxruntime"
         ) from None
+    finally:
+        if hidden:
+            sys.modules.pop(_REPORTS, None)
 
 
 def computes_bf16() -> bool:

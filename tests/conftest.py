@@ -145,6 +145,13 @@ def half_arithmetic():
 
 
 @pytest.fixture
+def needs_openvino():
+    """Looked for only: its own import would send a usage report."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not for this machine")
+
+
+@pytest.fixture
 def disc():
     """A frame with a bright disc, and the disc's mask: `disc(t)` moves it."""
 
