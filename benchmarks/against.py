@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..runtime.cpu_backends import split_backend
 from ..runtime.errors import SettingsError
 from .bench import BenchReport
 from .bench_clip import BenchClip
@@ -20,7 +21,7 @@ def check_comparable(
     """Refuse an earlier run whose durations say nothing about this one's.
 
     Raises:
-        SettingsError: processor, cores, ONNX Runtime or a case's settings differ; says how.
+        SettingsError: processor, cores, what ran the graphs or a case's settings differ; says how.
     """
     differences = list(_differences(old, environment, clip, setups))
     if differences:
@@ -30,7 +31,8 @@ def check_comparable(
 
 
 def _differences(old: OldReport, environment: Environment, clip: BenchClip, setups: Sequence[Setup]) -> Iterator[str]:
-    for name in ("processor", "cores", "onnxruntime"):
+    used = {split_backend(setup.backend)[0] for setup in setups if setup.kind == "bundle"}
+    for name in ("processor", "cores", "onnxruntime", *({"openvino"} & used)):
         then, now = getattr(old.environment, name), getattr(environment, name)
         if then != now:
             yield f"{name} was {then}, is {now}"

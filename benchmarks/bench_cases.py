@@ -37,7 +37,6 @@ def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, ba
             f"{bundle.folder} with backend {backend} is not run by the CPU's own orchestrator, which is timed here: "
             "time it apart, with --device"
         )
-    chosen, precision, _ = choose_cpu_backend(bundle, backend)
     return Setup(
         kind="bundle",
         bundle=name,
@@ -45,7 +44,7 @@ def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, ba
         precision=manifest.precision,
         crop=manifest.geometry.crop_size,
         device="cpu",
-        backend=chosen if precision == "fp32" else f"{chosen}:{precision}",
+        backend=str(choose_cpu_backend(bundle, backend)),
         settings=settings,
         objects=objects,
     )

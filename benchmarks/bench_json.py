@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from ..runtime.errors import OutputError, SettingsError
+from ..runtime.errors import SettingsError
+from ..runtime.files import replace_file
 from .bench import BenchReport
 from .bench_clip import BenchClip
 from .durations import Summary
@@ -111,20 +112,6 @@ def write_json(report: BenchReport, path: Path) -> None:
     replace_file(path, (json.dumps(as_json(report), indent=1) + "\n").encode())
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write aside, then rename.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        aside.write_bytes(content)
-        aside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
 class OldStage(BaseModel):
     """A stage of an earlier run."""
 
@@ -147,6 +134,7 @@ class OldEnvironment(BaseModel):
     processor: str
     cores: int
     onnxruntime: str
+    openvino: str
 
 
 class OldReport(BaseModel):

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..runtime.errors import OutputError
+from ..runtime.files import replace_file
 from .against import change_grids, check_comparable
 from .bench import BenchReport, BenchRequest, bench
 from .bench_clip import BenchClip
-from .bench_json import OldReport, replace_file, write_json
+from .bench_json import OldReport, write_json
 from .bench_tables import as_grids, case_names, unsteady
 from .environment import Environment
 from .measure import Setup

@@ -17,13 +17,14 @@ from rich.table import Table
 
 from ..export.bundle_weights import bundle_network
 from ..export.clips import Clip, record_calls
-from ..export.parity import CLIP, MAX_REL_L2, differences, graph_parity, mask_iou
+from ..export.parity import CLIP, MAX_REL_L2, differences, graph_parity, mask_iou, worst
 from ..export.reference import reference_segmenter
 from ..runtime.bundle import Bundle
-from ..runtime.cpu_backends import choose_cpu_backend, load_engine
+from ..runtime.cpu_backends import CpuBackend, choose_cpu_backend
 from ..runtime.device_backends import runs_on_device
 from ..runtime.engine import Buffer
 from ..runtime.errors import OutputError, SettingsError
+from ..runtime.files import replace_file
 from ..runtime.manifest import GraphParity
 from ..runtime.segmenter import Segmenter
 from ..runtime.settings import Settings, available_cores
@@ -147,7 +148,7 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
         raise SettingsError(
             f"{tested.folder} with backend {request.backend} does not run on the CPU: expected ONNX graphs"
         )
-    _, precision, _ = choose_cpu_backend(tested, request.backend)
+    backend = choose_cpu_backend(tested, request.backend)
     first = Segmenter.load(tested.folder, memory=request.memory, interval=request.interval, backend=request.backend)
     paths = request.clips or (() if request.root is not None else (CLIP,))
     clips = [Clip.open(path) for path in paths]
@@ -157,10 +158,10 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
         second = reference_segmenter(
             net, Settings.resolve(tested.manifest.defaults, memory=request.memory, interval=request.interval)
         )
-        graphs = tuple(graph_parity(tested, net, request.backend))
+        graphs = tuple(graph_parity(tested, net, backend))
     else:
         second = Segmenter.load(baseline.folder, memory=request.memory, interval=request.interval)
-        graphs = tuple(_bundle_parity(tested, baseline, request.backend))
+        graphs = tuple(_bundle_parity(tested, baseline, backend))
         if not graphs:
             display.note("graphs not compared one by one: the two bundles' have different inputs")
     lengths = [c.source.count and c.source.count - c.masks.begin for c in clips]
@@ -173,25 +174,24 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
     gain = paired_bootstrap(gains) if gains else None
     if request.curve is not None:
         draw_drift(found, request.curve)
-    faithful = {precision, *(b.manifest.precision for b in (tested, baseline) if b is not None)} == {"fp32"}
+    faithful = {backend.precision, *(b.manifest.precision for b in (tested, baseline) if b is not None)} == {"fp32"}
     return Comparison(graphs, tuple(found), gain, tuple(_failures(request, faithful, graphs, found, gain)))
 
 
-def _bundle_parity(tested: Bundle, baseline: Bundle, backend: str) -> Iterator[GraphParity]:
+def _bundle_parity(tested: Bundle, baseline: Bundle, backend: CpuBackend) -> Iterator[GraphParity]:
     """Each graph on what the baseline's is fed in a closed loop over the shipped clip, largest error over calls."""
     ours, theirs = tested.manifest.graphs, baseline.manifest.graphs
     if {n: (g.inputs, g.outputs) for n, g in ours.items()} != {n: (g.inputs, g.outputs) for n, g in theirs.items()}:
         return
     for name, calls in record_calls(baseline.folder, [Clip.open(CLIP)], theirs, frames=4, per_clip=2).items():
-        engine = load_engine(tested, name, available_cores(), backend)
+        engine = backend.load(tested, name, available_cores())
         errors = []
         for call in calls:
             results = {port: Buffer(np.zeros_like(array)) for port, array in call.outputs.items()}
             engine.run({port: Buffer(array) for port, array in call.inputs.items()}, results)
             errors += [differences(results[port].array, array) for port, array in call.outputs.items()]
         if errors:
-            largest, relative, cosine = zip(*errors, strict=True)
-            yield GraphParity(graph=name, max_abs=max(largest), rel_l2=max(relative), cosine=min(cosine))
+            yield worst(name, errors)
 
 
 def _agreement(a: NDArray[np.uint8], b: NDArray[np.uint8], ids: tuple[int, ...]) -> float:
@@ -290,9 +290,7 @@ def draw_drift(clips: list[ClipComparison], path: Path) -> None:
     axes.legend()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(picture.getvalue())
-    aside.replace(path)
+    replace_file(path, picture.getvalue())
 
 
 def as_tables(comparison: Comparison) -> list[Table]:

@@ -7,27 +7,22 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from ..runtime.bundle import Bundle
 from ..runtime.device_backends import load_device_network
 from ..runtime.device_segmenter import DeviceSegmenter
-from ..runtime.errors import OutputError, SettingsError
-from ..runtime.masks import read_label_map
-from ..runtime.sources import open_source
+from ..runtime.errors import SettingsError
+from ..runtime.files import replace_file
 from .bench import BenchRequest
+from .bench_clip import CLIP, BenchClip
 from .bench_report import Outputs
-
-CLIP = Path(__file__).resolve().parent.parent / "examples" / "dog.mp4"
-CLIP_FRAMES = 48
-"""Frames of a clip that are decoded, before anything is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +72,11 @@ def measure_on_device(
         JointError: the bundle, the device, the clip or a setting cannot be used.
     """
     bundle = Bundle.open(name)
+    clip = BenchClip.read(source, mask)
+    labels = clip.mask(objects)
     network, runs_on = load_device_network(bundle, device=device, backend=backend, **options)
     segmenter, settings = DeviceSegmenter(network, runs_on), network.settings
-    labels = _chosen_objects(mask or source.with_suffix(".png"), objects)
-    images = [frame.image for frame in open_source(source).frames(0, CLIP_FRAMES)]
-    frames = cycle([*images, *images[-2:0:-1]])
+    frames = clip.frames()
     segmenter.step(next(frames), labels)
     # Ends at the beginning of a period, with all slots filled, and with whatever is captured captured.
     for _ in range(settings.interval * (settings.memory + 1) - 2):
@@ -95,18 +90,8 @@ def measure_on_device(
     for _ in segmenter.stream(islice(frames, settings.interval * periods)):
         pass
     queued = settings.interval * periods / (time.perf_counter() - begin)
-    size = (images[0].shape[0], images[0].shape[1])
     used = dataclasses.asdict(settings)
-    return DeviceMeasurement(str(name), bundle.fingerprint, runs_on, used, objects, size, steps, queued)
-
-
-def _chosen_objects(mask: Path, objects: int) -> NDArray[np.uint8]:
-    """As many objects of a mask as asked for, those of the largest ids."""
-    labels = read_label_map(mask)
-    ids = [int(i) for i in np.unique(labels) if i][::-1]
-    if not 1 <= objects <= len(ids):
-        raise SettingsError(f"objects is {objects}: {mask} holds {len(ids)}")
-    return np.where(np.isin(labels, ids[:objects]), labels, 0).astype(np.uint8)
+    return DeviceMeasurement(str(name), bundle.fingerprint, runs_on, used, objects, clip.size, steps, queued)
 
 
 def run_request(request: BenchRequest, outputs: Outputs, *, device: str) -> None:
@@ -166,7 +151,8 @@ def run_on_device(
                 results.append(measure_on_device(name, memory=size, **options))
             console.print(as_table(results[-1]))
     if json_file is not None:
-        write_json(results, json_file)
+        content = {"runs": [dataclasses.asdict(r) for r in results]}
+        replace_file(json_file, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def as_table(result: DeviceMeasurement) -> Table:
@@ -183,17 +169,3 @@ def as_table(result: DeviceMeasurement) -> Table:
     mean = float(np.mean(result.steps))
     table.add_row(f"{mean:.2f}", *quantiles, f"{1e3 / mean:.1f}", f"{result.queued:.1f}")
     return table
-
-
-def write_json(results: list[DeviceMeasurement], path: Path) -> None:
-    """All runs.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        aside.write_text(json.dumps({"runs": [dataclasses.asdict(r) for r in results]}, indent=1) + "\n")
-        aside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
+from ..runtime.cpu_backends import choose_cpu_backend, split_backend
 from ..runtime.device_backends import check_usable, runs_on_device
 from ..runtime.errors import DatasetError, DeviceError, OutputError, SettingsError
+from ..runtime.files import replace_file
 from ..runtime.masks import write_label_map
 from ..runtime.segmenter import Segmenter
 from ..runtime.settings import Settings, available_cores
@@ -134,7 +136,7 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
     if unscored:
         count = f"{len(unscored)} of {len(sequences)} sequences"
         display.note(f"not scored, as nothing but the given masks is annotated: {count}: {few(unscored)}")
-    if "backend" in maker:
+    if maker.get("backend", "onnxruntime") != "onnxruntime":
         display.note(f"runs with the backend {maker['backend']} on {maker['device']}")
     display.begin(sum(job.frames for job in jobs), 0)
     outcomes = _run_all(request, jobs, display)
@@ -146,10 +148,11 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
         "frames scored": str(sum(len(score.frames) for score in scores)),
     }
     if request.csv is not None:
-        _write(request.csv, as_csv(scores))
+        replace_file(request.csv, as_csv(scores).encode())
     if request.html is not None:
         worst = [picture for outcome in outcomes for picture in outcome.worst]
-        _write(request.html, as_page(f"J and F on {request.root.resolve().name}", facts, scores, worst))
+        page = as_page(f"J and F on {request.root.resolve().name}", facts, scores, worst)
+        replace_file(request.html, page.encode())
     submission = None
     if request.out is not None and dataset.makes_submission:
         submission = request.out / SUBMISSION
@@ -195,7 +198,11 @@ def _maker(request: EvaluationRequest) -> dict[str, Any]:
     used = {name: value for name, value in asdict(settings).items() if name != "threads"}
     used |= {"device": request.device}
     if runs_on_device(bundle, request.backend, request.device):
-        used |= {"backend": check_usable(bundle, request.backend, request.device)}
+        _, precision = split_backend(request.backend)
+        chosen = check_usable(bundle, request.backend, request.device)
+        used |= {"backend": f"{chosen}:{precision}" if precision else chosen}
+    else:
+        used |= {"backend": str(choose_cpu_backend(bundle, request.backend))}
     return {"bundle": bundle.folder.name, "sha256": bundle.fingerprint, **used}
 
 
@@ -422,13 +429,3 @@ def _spread(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None

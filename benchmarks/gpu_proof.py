@@ -29,7 +29,8 @@ import torch
 
 from ..model.config import ModelConfig
 from ..runtime.cuda_devices import query_cuda_driver
-from ..runtime.errors import DeviceError, JointError, OutputError
+from ..runtime.errors import DeviceError, JointError
+from ..runtime.files import replace_file
 from .gpu_parts import Outcome, Part, measured, parts_of_bundle, parts_of_card, parts_of_model
 from .gpu_rows import TINY, Plan, Row
 
@@ -176,20 +177,6 @@ class Table:
         return found + [dataclasses.asdict(part) | {"problem": text} for part, text in self.problems.items()]
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Aside and renamed.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-        aside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
 def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Checks and speed on a GPU.")
@@ -237,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(table.add(outcome), flush=True)
         content |= {"rows": table.to_json(), "floors": table.floors() if plan.device == "cuda" else []}
         if options.json is not None:
-            write_json(options.json, content)
+            replace_file(options.json, (json.dumps(content, indent=1) + "\n").encode())
     print("\n".join(content["floors"]))
     return int(content["tests"] is not None and bool(content["tests"]["problem"] or content["tests"]["failed"]))
 

@@ -28,7 +28,7 @@ from ..runtime.tensorrt_engine import load_engines
 from ..runtime.tensorrt_library import check_engines, query_tensorrt
 from .few_shot_loop import LOOPS
 from .fixed_memory import gpu_graphs
-from .parity import compare_loops, differences, real_sample
+from .parity import compare_loops, differences, real_sample, worst
 from .reference import geometry_of, reference_segmenter
 from .torch_device import TorchDevice
 
@@ -117,12 +117,7 @@ def graph_error(engine: DeviceEngine, device: Device, case: Case) -> GraphParity
         differences(fetch(device, arrays[name]).astype(np.float32), tensor.numpy())
         for name, tensor in case.expected.items()
     ]
-    return GraphParity(
-        graph=case.graph,
-        max_abs=float(np.max([e[0] for e in errors])),
-        rel_l2=float(np.max([e[1] for e in errors])),
-        cosine=float(np.min([e[2] for e in errors])),
-    )
+    return worst(case.graph, errors)
 
 
 def closed_loop(

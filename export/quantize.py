@@ -34,7 +34,7 @@ from .bundle_weights import WEIGHTS, bundle_network
 from .clips import Call, Clip, record_calls
 from .graphs import PlainBackboneGraph
 from .onnx_export import export_graph
-from .parity import differences
+from .parity import differences, worst
 
 QUANTIZED = ("backbone", "label_encoder", "decoder")
 """Graphs that are quantised; attention, memory and few-shot learner stay fp32."""
@@ -300,5 +300,6 @@ def _error(path: Path, record: GraphRecord, calls: Sequence[Call]) -> float:
     for call in calls:
         results = {name: Buffer(np.zeros_like(array)) for name, array in call.outputs.items()}
         engine.run({name: Buffer(array) for name, array in call.inputs.items()}, results)
-        errors.append(max(differences(results[name].array, array)[1] for name, array in call.outputs.items()))
+        found = [differences(results[name].array, array) for name, array in call.outputs.items()]
+        errors.append(worst(record.file, found).rel_l2)
     return float(np.mean(errors))

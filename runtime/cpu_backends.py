@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 from .bundle import Bundle
@@ -23,8 +24,41 @@ def split_backend(backend: str) -> tuple[str, str | None]:
     return name, precision or None
 
 
-def choose_cpu_backend(bundle: Bundle, backend: str, precision: str | None = None) -> tuple[str, str, str]:
-    """Backend, the precision of what the graphs hold in fp32, and a line that says both and why.
+@dataclass(frozen=True, slots=True)
+class CpuBackend:
+    """What runs graphs; as text, what `split_backend` reads.
+
+    Attributes:
+        name: of `CPU_BACKENDS`.
+        precision: in which it computes what the graphs hold in fp32, "fp32" or "bf16".
+        why: why it was chosen; empty where it was asked for or is usual.
+    """
+
+    name: str
+    precision: str = "fp32"
+    why: str = ""
+
+    def __str__(self) -> str:
+        return self.name if self.precision == "fp32" else f"{self.name}:{self.precision}"
+
+    @property
+    def runs_on(self) -> str:
+        """As a user reads it."""
+        title = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[self.name]
+        note = "" if self.precision == "fp32" else f", {self.precision},"
+        return f"{title}{note} on the CPU" + (f": {self.why}" if self.why else "")
+
+    def load(self, bundle: Bundle, graph: str, threads: int, objects: int = 1) -> Runnable:
+        """One of a bundle's graphs, for calls of so many objects."""
+        record = bundle.manifest.graphs[graph]
+        path = bundle.path(record.file)
+        if self.name == "openvino":
+            return OpenVinoEngine(path, record, threads, self.precision, objects, convolutions=graph in CONVOLUTIONS)
+        return Engine(path, record, threads)
+
+
+def choose_cpu_backend(bundle: Bundle, backend: str, precision: str | None = None) -> CpuBackend:
+    """What runs a bundle.
 
     "auto" takes OpenVINO for graphs in 8 bits, where it is installed; those in fp32 it runs no faster. bf16 changes
     masks and is never taken unless asked for.
@@ -37,38 +71,20 @@ def choose_cpu_backend(bundle: Bundle, backend: str, precision: str | None = Non
     Raises:
         DeviceError: the backend does not compute in this precision.
     """
-    why = ""
-    backend, suffix = split_backend(backend)
-    precision = precision or suffix
-    if backend == "auto":
+    name, suffix = split_backend(backend)
+    precision, why = precision or suffix or "fp32", ""
+    if name == "auto":
         faster = bundle.manifest.precision == "int8" and importlib.util.find_spec("openvino") is not None
-        backend, why = ("openvino", ": faster in 8 bits") if faster else ("onnxruntime", "")
-    known = tuple(HINTS) if backend == "openvino" else ("fp32",)
-    if precision not in (None, *known):
-        raise DeviceError(f"backend {backend} cannot compute in {precision} on the CPU: expected {' or '.join(known)}")
-    if backend == "onnxruntime":
-        return backend, "fp32", "ONNX Runtime on the CPU"
-    note = ", bf16," if precision == "bf16" else ""
-    return backend, precision or "fp32", f"OpenVINO{note} on the CPU{why}"
+        name, why = ("openvino", "faster in 8 bits") if faster else ("onnxruntime", "")
+    known = tuple(HINTS) if name == "openvino" else ("fp32",)
+    if precision not in known:
+        raise DeviceError(f"backend {name} cannot compute in {precision} on the CPU: expected {' or '.join(known)}")
+    return CpuBackend(name, precision, why)
 
 
-def load_cpu_network(
-    bundle: Bundle, settings: Settings, clock: StageClock, backend: str, precision: str | None = None
-) -> tuple[OnnxNetwork, str]:
-    """A bundle's graphs, loaded, and a line that says what runs them; see `choose_cpu_backend`."""
-    chosen, computed, runs_on = choose_cpu_backend(bundle, backend, precision)
+def load_cpu_network(bundle: Bundle, settings: Settings, clock: StageClock, backend: CpuBackend) -> OnnxNetwork:
+    """A bundle's graphs, loaded beside one another."""
     names = used_graphs(bundle, settings.branches)
-    load = partial(load_engine, bundle, threads=settings.threads, backend=f"{chosen}:{computed}")
     with ThreadPoolExecutor(settings.threads) as pool:
-        engines = dict(zip(names, pool.map(load, names), strict=True))
-    return OnnxNetwork(bundle, settings, clock, engines), runs_on
-
-
-def load_engine(bundle: Bundle, name: str, threads: int, backend: str, objects: int = 1) -> Runnable:
-    """One of a bundle's graphs, for calls of so many objects."""
-    record = bundle.manifest.graphs[name]
-    chosen, precision, _ = choose_cpu_backend(bundle, backend)
-    path = bundle.path(record.file)
-    if chosen == "openvino":
-        return OpenVinoEngine(path, record, threads, precision, objects, convolutions=name in CONVOLUTIONS)
-    return Engine(path, record, threads)
+        engines = pool.map(partial(backend.load, bundle, threads=settings.threads), names)
+        return OnnxNetwork(bundle, settings, clock, dict(zip(names, engines, strict=True)))

@@ -2,8 +2,8 @@
 
 The memory's side of the transformer is kept up to date incrementally (see the bundle's `memory_*` graphs): a frame that
 enters costs one pass over the other frames, what it replaces is taken out as it was put in (`pair_terms`), and a query
-meets finished keys. All buffers are allocated with
-an object's first frame; where a graph renews an array, input and output take turns.
+meets finished keys. All buffers are allocated with an object's first frame; where a graph renews an array, input and
+output take turns.
 """
 
 from __future__ import annotations
@@ -62,6 +62,16 @@ class OnnxNetwork:
     def buffer(self, port: str) -> Buffer:
         """A new buffer of a port's shape for one object."""
         return Buffer.zeros(*self.shape(port))
+
+    def renewed(self, key_cross: Buffer) -> dict[str, Buffer]:
+        """Where the graphs that change the memory put two frames' sums, and the keys of the one that stays."""
+        return {
+            "C_next": self.spare_C,
+            "D_next": self.spare_D,
+            "C_new_next": self.spare_C_new,
+            "D_new_next": self.spare_D_new,
+            "key_cross": key_cross,
+        }
 
     def new_target(self) -> OnnxTarget:
         """Room for one more object."""
@@ -178,13 +188,7 @@ class OnnxTarget:
             if i == slot:
                 continue
             old = {"z_old": frame["z"], "key_old": frame["key"]} if replaced else {}
-            outputs = {
-                "C_next": net.spare_C,
-                "D_next": net.spare_D,
-                "C_new_next": net.spare_C_new,
-                "D_new_next": net.spare_D_new,
-                "key_cross": other["key_cross"],
-            }
+            outputs = net.renewed(other["key_cross"])
             engine = net.engines["memory_replace" if replaced else "memory_add"]
             term = self.terms.renew(i, slot, replaced) if "memory_swap" in net.engines else None
             if term is not None:
@@ -253,15 +257,7 @@ class OnnxTarget:
             return
         frames = {"z": other["z"], "key": other["key"], "z_new": new["z"], "key_new": new["key"]}
         sums = {"C": other["C"], "D": other["D"], "C_new": new["C"], "D_new": new["D"]}
-        outputs = {
-            "C_next": net.spare_C,
-            "D_next": net.spare_D,
-            "C_new_next": net.spare_C_new,
-            "D_new_next": net.spare_D_new,
-            "C_term": term.C,
-            "D_term": term.D,
-            "key_cross": net.buffer("key_cross"),
-        }
+        outputs = {**net.renewed(net.buffer("key_cross")), "C_term": term.C, "D_term": term.D}
         leaving = {"C_old": net.spare_term.C, "D_old": net.spare_term.D}
         net.engines["memory_swap"].run({**frames, **sums, **leaving}, outputs)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .aggregation import soft_aggregation, strongest
 from .bundle import Bundle
 from .clock import StageClock
-from .cpu_backends import load_cpu_network
+from .cpu_backends import choose_cpu_backend, load_cpu_network
 from .crop import OUTSIDE
 from .device_backends import load_device_segmenter, runs_on_device
 from .errors import SettingsError
@@ -110,9 +110,10 @@ class Segmenter:
                 opened, device=device, backend=backend, precision=precision, **options
             )
         settings, clock = Settings.resolve(opened.manifest.defaults, **options), StageClock()
-        network, runs_on = load_cpu_network(opened, settings, clock, backend, precision)
+        chosen = choose_cpu_backend(opened, backend, precision)
+        network = load_cpu_network(opened, settings, clock, chosen)
         segmenter = cls(network, opened.manifest.geometry, settings, clock)
-        segmenter.runs_on = runs_on
+        segmenter.runs_on = chosen.runs_on
         return segmenter
 
     @property

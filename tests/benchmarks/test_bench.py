@@ -156,6 +156,27 @@ def test_pictures_and_a_page_that_needs_no_other_file(report):
     assert report.cases[0].setup.fingerprint in page
 
 
+@pytest.mark.usefixtures("needs_openvino")
+def test_backends_are_swept_beside_one_reference(tiny_bundle, clip):
+    found = bench(
+        BenchRequest(
+            bundles=(str(tiny_bundle.folder),),
+            backends=("onnxruntime", "openvino"),
+            threads=(1,),
+            source=clip,
+            periods=1,
+            reference=True,
+        )
+    )
+    assert case_names([case.setup for case in found.cases]) == [
+        "tiny, onnxruntime",
+        "PyTorch reference of tiny",
+        "tiny, openvino",
+    ]
+    assert all(case.trunk for case in found.cases if case.setup.kind == "bundle")
+    assert found.cases[2].gflop == found.cases[0].gflop
+
+
 def test_cases_take_turns_there_and_back():
     assert list(turns([2, 2, 2])) == [[0, 1, 2], [2, 1, 0]]
     assert list(turns([3, 1])) == [[0, 1], [0], [0]]
@@ -192,6 +213,7 @@ def test_an_earlier_run_is_compared_stage_by_stage(report, tmp_path):
     [
         (lambda old: old["environment"].update(processor="Z80"), "processor was Z80"),
         (lambda old: old["environment"].update(onnxruntime="0.1"), "onnxruntime was 0.1"),
+        (lambda old: old["cases"][0]["settings"].update(backend="openvino"), "backend was openvino, is onnxruntime"),
         (lambda old: old["cases"][0]["settings"].update(memory=7), "memory was 7, is 3"),
         (lambda old: old["cases"][0]["settings"].update(threads=64), "threads was 64"),
         (lambda old: old["cases"][0]["settings"].update(clip="0" * 64), r"clip was 000000000000\.\.\., is"),

@@ -2,8 +2,11 @@ import cv2
 import numpy as np
 import pytest
 from jointrt.benchmarks.compare import CompareRequest, compare, paired_bootstrap
+from jointrt.export.parity import failures, worst
 from jointrt.runtime.errors import SettingsError
+from jointrt.runtime.manifest import ClosedLoop, Parity
 from jointrt.runtime.masks import write_label_map
+from jointrt.runtime.openvino_engine import computes_bf16
 
 
 class Silent:
@@ -42,6 +45,27 @@ def test_a_bundle_agrees_with_its_network_and_a_tight_floor_fails(tiny_bundle, d
     assert cv2.imread(str(curve)).shape[2] == 3
     failed = compare(CompareRequest(**request, max_error=1e-12), Silent()).failures
     assert any(line.startswith("backbone") for line in failed)
+
+
+@pytest.mark.usefixtures("needs_openvino")
+def test_a_backend_is_tested_and_judged_by_its_precision(tiny_bundle, dataset):
+    """fp32 keeps the graphs' tolerance, bf16 has none by default and misses it by far."""
+    both = {"bundle": str(tiny_bundle.folder), "baseline": str(tiny_bundle.folder), "root": dataset, "frames": 3}
+    exact = compare(CompareRequest(**both, backend="openvino"), Silent())
+    assert not exact.failures
+    assert 0 < max(g.rel_l2 for g in exact.graphs) < 1e-4
+    if computes_bf16():
+        rounded = compare(CompareRequest(**both, backend="openvino:bf16"), Silent())
+        assert max(g.rel_l2 for g in rounded.graphs) > 1e-3
+        assert not any("relative L2" in line for line in rounded.failures)
+
+
+def test_a_number_that_is_none_is_the_worst():
+    """Whichever comes first."""
+    for errors in ([(0.0, 0.0, 1.0), (np.nan,) * 3], [(np.nan,) * 3, (0.0, 0.0, 1.0)]):
+        found = worst("a", errors)
+        assert np.isnan([found.max_abs, found.rel_l2, found.cosine]).all()
+        assert failures(Parity(graphs=(found,), closed_loop=ClosedLoop(frames=1, mean_iou=1.0, min_iou=1.0)))
 
 
 def test_sequences_without_a_data_set_are_refused():
