@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from .runtime.errors import (
+from .errors import (
     BundleError,
     DatasetError,
     DependencyError,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .runtime.errors import JointError
+from .errors import JointError
 
 app = typer.Typer(
     name="jointrt",
@@ -130,10 +130,10 @@ def run(
     overlay: Annotated[bool, typer.Option(help="Write OUT/overlay.mp4.")] = True,
 ) -> None:
     """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them."""
+    from .errors import VideoError
     from .runtime.bundle import default_bundle
-    from .runtime.console import RunDisplay, summary
-    from .runtime.errors import VideoError
-    from .runtime.run import Request, segment_video
+    from .runtime.job.console import RunDisplay, summary
+    from .runtime.job.run import Request, segment_video
 
     request = Request(
         source=source,
@@ -215,10 +215,10 @@ def evaluate(
     """Score a bundle, a folder of masks or a baseline on a benchmark: J and F per object, as the DAVIS tool counts."""
     from rich.console import Console
 
-    from .benchmarks.evaluate import EvaluationRequest
-    from .benchmarks.evaluate import evaluate as run_evaluation
-    from .benchmarks.scores import as_table
-    from .runtime.console import RunDisplay
+    from .benchmarks.accuracy.evaluate import EvaluationRequest
+    from .benchmarks.accuracy.evaluate import evaluate as run_evaluation
+    from .benchmarks.accuracy.scores import as_table
+    from .runtime.job.console import RunDisplay
 
     request = EvaluationRequest(
         root=root,
@@ -264,7 +264,7 @@ def import_checkpoint(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Turn a released checkpoint into a weights file; nothing in the checkpoint is run."""
-    from .export.checkpoint import import_checkpoint as convert
+    from .export.checkpoint.released import import_checkpoint as convert
 
     count = convert(source, destination, overwrite=overwrite)
     typer.echo(f"{destination}: {count} tensors from {source}")
@@ -292,8 +292,8 @@ def export(
     """Export a model to a bundle of ONNX graphs; ends in a comparison with the PyTorch network."""
     from rich.console import Console
 
-    from .export.bundle_export import export_bundle, parse_crop
-    from .export.parity_table import parity_table
+    from .export.build.bundle import export_bundle, parse_crop
+    from .export.parity.table import parity_table
 
     console = Console()
     with console.status("loading the weights") as status:
@@ -343,12 +343,12 @@ def build(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from .export.engine_parity import why_not_here
-    from .export.onnx_build import build_onnx_bundle
-    from .export.parity_table import parity_table
-    from .export.tensorrt_build import BuildOptions, build_bundle, parse_targets
+    from .errors import SettingsError
+    from .export.build.onnxruntime import build_onnx_bundle
+    from .export.build.tensorrt import BuildOptions, build_bundle, parse_targets
+    from .export.parity.engines import why_not_here
+    from .export.parity.table import parity_table
     from .runtime.bundle import Bundle
-    from .runtime.errors import SettingsError
 
     if clips and precision != "int8":
         raise SettingsError(f"--clips calibrates int8, the precision is {precision}: leave it out, or --precision int8")
@@ -404,9 +404,9 @@ def verify(
     """Compare a bundle with the PyTorch network again, on this machine; exit code 1 when over a tolerance."""
     from rich.console import Console
 
-    from .export.bundle_weights import bundle_network
-    from .export.parity import failures, measure
-    from .export.parity_table import parity_table
+    from .export.build.network import bundle_network
+    from .export.parity.graphs import failures, measure
+    from .export.parity.table import parity_table
     from .runtime.bundle import Bundle
 
     console = Console()
@@ -453,9 +453,9 @@ def compare(
     """Compare a bundle with its PyTorch network or another bundle on the same clips; exit code 1 when over a limit."""
     from rich.console import Console
 
-    from .benchmarks.compare import CompareRequest, as_tables
-    from .benchmarks.compare import compare as run_comparison
-    from .runtime.console import RunDisplay
+    from .benchmarks.accuracy.compare import CompareRequest, as_tables
+    from .benchmarks.accuracy.compare import compare as run_comparison
+    from .runtime.job.console import RunDisplay
 
     request = CompareRequest(
         bundle=bundle,
@@ -502,7 +502,7 @@ def quantize(
     """Quantise a bundle's convolutions to 8 bits for the CPU; the masks change: see `compare --baseline`."""
     from rich.console import Console
 
-    from .export.quantize import QuantizeOptions, quantize_bundle
+    from .export.build.quantize import QuantizeOptions, quantize_bundle
     from .runtime.bundle import Bundle
 
     options = QuantizeOptions(max_error=max_error, frames=frames, samples=samples)
@@ -620,14 +620,14 @@ def bench(
     ] = None,
 ) -> None:
     """Time bundles stage by stage over whole update periods at a full memory; what has several values is swept."""
-    from .benchmarks.bench import BenchRequest, whole_numbers
-    from .benchmarks.bench_clip import CLIP
-    from .benchmarks.bench_report import Outputs, run_and_report
+    from .benchmarks.speed.bench import BenchRequest, whole_numbers
+    from .benchmarks.speed.clip import CLIP
+    from .benchmarks.speed.report.report import Outputs, run_and_report
     from .runtime.bundle import Bundle
     from .runtime.device_backends import runs_on_device
 
     if crop is not None:
-        from .export.bundle_export import check_crop, parse_crop
+        from .export.build.bundle import check_crop, parse_crop
     request = BenchRequest(
         bundles=tuple(bundles or ["lite"]),
         crops=() if crop is None else tuple(check_crop(parse_crop(text.strip())) for text in crop.split(",")),
@@ -647,7 +647,7 @@ def bench(
     outputs = Outputs(json=json, plots=plots, html=html, against=against)
     on_device = {runs_on_device(Bundle.open(b), name, device) for b in request.bundles for name in request.backends}
     if True in on_device:
-        from .benchmarks.device_bench import run_request
+        from .benchmarks.speed.device_bench import run_request
 
         run_request(request, outputs, device=device)
         return

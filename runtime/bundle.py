@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from .errors import BundleError
+from ..errors import BundleError
 from .manifest import FORMAT_VERSION, Manifest
 
 MANIFEST = "manifest.json"

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from ..errors import DeviceError
 from .bundle import Bundle
 from .clock import StageClock
-from .engine import Engine, Runnable
-from .errors import DeviceError
-from .onnx_network import OnnxNetwork, used_graphs
-from .openvino_engine import CONVOLUTIONS, HINTS, OpenVinoEngine
+from .cpu.network import OnnxNetwork, used_graphs
+from .cpu.onnxruntime_engine import Engine, Runnable
+from .cpu.openvino_engine import CONVOLUTIONS, HINTS, OpenVinoEngine
 from .settings import Settings
 
 CPU_BACKENDS = ("onnxruntime", "openvino")

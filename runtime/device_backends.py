@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import DependencyError, DeviceError, JointError, SettingsError
 from .bundle import Bundle
+from .cpu.openvino_engine import HINTS
 from .cpu_backends import CPU_BACKENDS, split_backend
-from .cuda_devices import query_cuda_driver
-from .errors import DependencyError, DeviceError, JointError, SettingsError
-from .openvino_engine import HINTS
+from .device.cuda_driver import query_cuda_driver
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .device_network import DeviceNetwork
-    from .device_segmenter import BatchSegmenter, DeviceSegmenter
+    from .device.follower import BatchSegmenter, DeviceSegmenter
+    from .device.network import DeviceNetwork
     from .segmenter import Segmenter
 
 PRECISIONS = {"torch": ("fp16", "fp32"), "openvino": tuple(HINTS)}
@@ -60,17 +60,17 @@ class Backend:
 BACKENDS = {
     "tensorrt": Backend(
         "TensorRT",
-        "..runtime.tensorrt_engine",
+        ".device.engines.tensorrt",
         ("tensorrt", "tensorrt-rtx"),
         "the bundle holds no TensorRT engines (`jointrt build BUNDLE --backend tensorrt`)",
         gpu_only=True,
     ),
     "torch": Backend(
-        "PyTorch", "..export.torch_engines", (), f"the bundle holds no {WEIGHTS} (`jointrt export` puts them in)"
+        "PyTorch", ".device.engines.torch", (), f"the bundle holds no {WEIGHTS} (`jointrt export` puts them in)"
     ),
     "onnxruntime": Backend(
         "ONNX Runtime",
-        "..runtime.onnx_device_engine",
+        ".device.engines.onnxruntime",
         ("onnxruntime-cuda",),
         "the bundle holds no ONNX graphs of fixed memory (`jointrt build BUNDLE --backend onnxruntime`)",
     ),
@@ -260,8 +260,8 @@ def load_device_network(
     chosen, why = choose_backend(opened, backend, device)
     from torch import device as torch_device
 
-    from .device_network import DeviceNetwork
-    from .replay import Lane
+    from .device.network import DeviceNetwork
+    from .device.replay import Lane
 
     lane = Lane(torch_device(device))
     module = _import(BACKENDS[chosen].module, BACKENDS[chosen].title)
@@ -302,7 +302,7 @@ def load_device_segmenter(
     if reason is not None:
         return _load_host_driven(opened, device, reason, **options)
     network, runs_on = load_device_network(opened, device=device, backend=backend, **options)
-    from .device_segmenter import DeviceSegmenter
+    from .device.follower import DeviceSegmenter
 
     return DeviceSegmenter(network, runs_on)
 
@@ -315,7 +315,7 @@ def _load_host_driven(
 
     del precision
     settings, clock = Settings.resolve(bundle.manifest.defaults, **options), StageClock()
-    network = _import("..runtime.pycuda_device", "TensorRT").pycuda_network(bundle, settings, clock, device)
+    network = _import(".host_driven.pycuda_memory", "TensorRT").pycuda_network(bundle, settings, clock, device)
     segmenter = Segmenter(network, bundle.manifest.geometry, settings, clock)
     segmenter.runs_on = f"TensorRT driven from the host on {_name_of(device)}: {reason}"
     return segmenter
@@ -326,6 +326,6 @@ def load_batch_segmenter(bundle: str | Path | Bundle, videos: int, **options: An
     if not 1 <= videos <= 256:
         raise SettingsError(f"videos is {videos}: expected 1 to 256")
     network, _ = load_device_network(bundle, **options)
-    from .device_segmenter import BatchSegmenter
+    from .device.follower import BatchSegmenter
 
     return BatchSegmenter(network, videos)

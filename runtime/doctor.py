@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..errors import DependencyError, JointError
 from .bundle import Bundle, installed_bundles
-from .cuda_devices import query_cuda_driver
+from .cpu.onnxruntime_engine import import_onnxruntime
+from .cpu.openvino_engine import computes_bf16
+from .device.cuda_driver import query_cuda_driver
+from .device.engines.library import MODULES, check_library, query_tensorrt
 from .device_backends import BACKENDS, backend_problem, runs_on_device
-from .engine import import_onnxruntime
-from .errors import DependencyError, JointError
-from .openvino_engine import computes_bf16
 from .segmenter import Segmenter
 from .settings import available_cores
-from .tensorrt_library import MODULES, check_library, query_tensorrt
 
 REQUIRED = ("jointrt", "numpy", "opencv-python", "av", "pillow", "pydantic", "rich", "typer")
 OPTIONAL = {

@@ -9,18 +9,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .aggregation import soft_aggregation, strongest
+from ..errors import SettingsError
 from .bundle import Bundle
 from .clock import StageClock
 from .cpu_backends import choose_cpu_backend, load_cpu_network
-from .crop import OUTSIDE
 from .device_backends import load_device_segmenter, runs_on_device
-from .errors import SettingsError
 from .manifest import Geometry
-from .network import Network
 from .settings import Settings
-from .step_inputs import check_frame, new_ids, nothing_to_follow
-from .tracker import ObjectTracker, PastedScores
+from .tracking.aggregation import soft_aggregation, strongest
+from .tracking.crop import OUTSIDE
+from .tracking.frame_checks import check_frame, new_ids, nothing_to_follow
+from .tracking.network import Network
+from .tracking.tracker import ObjectTracker, PastedScores
 
 GIVEN = 100.0
 """Score of a pixel inside a given mask; its negative outside."""

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
-from .errors import SettingsError
+from ..errors import SettingsError
 from .manifest import Defaults
 
 INITIAL_STEPS = 20

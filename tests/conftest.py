@@ -20,7 +20,7 @@ def load_module(path):
 
 def write_bundle(folder, manifest, **changes):
     """A bundle of the files in a folder; its manifest is another's with changes."""
-    from jointrt.export.bundle_export import write_manifest
+    from jointrt.export.build.bundle import write_manifest
     from jointrt.runtime.bundle import MANIFEST, Bundle, sha256_of
 
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -47,8 +47,8 @@ def render():
 def paper_weights(tmp_path_factory):
     """A weights file with the seeded weights that the recorded outputs were made with."""
     import torch
-    from jointrt.export.checkpoint import from_released
-    from jointrt.export.weights import FORMAT
+    from jointrt.export.checkpoint.released import from_released
+    from jointrt.export.checkpoint.weights import FORMAT
     from jointrt.model.config import ModelConfig
     from safetensors.torch import save_file
 
@@ -61,7 +61,7 @@ def paper_weights(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def paper_net(paper_weights):
-    from jointrt.export.weights import load_network
+    from jointrt.export.checkpoint.weights import load_network
 
     return load_network(paper_weights)[0]
 
@@ -69,7 +69,7 @@ def paper_net(paper_weights):
 @pytest.fixture(scope="session")
 def paper_bundle(paper_weights, tmp_path_factory):
     """The exported bundle of the seeded weights; its parity gate was passed."""
-    from jointrt.export.bundle_export import export_bundle
+    from jointrt.export.build.bundle import export_bundle
 
     return export_bundle(paper_weights, tmp_path_factory.mktemp("bundles") / "paper", include_weights=False)
 
@@ -109,8 +109,8 @@ def one_thread():
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory):
     """The shipped weights with small crops and a small memory."""
-    from jointrt.export.bundle_export import export_bundle
-    from jointrt.export.bundle_weights import WEIGHTS
+    from jointrt.export.build.bundle import export_bundle
+    from jointrt.export.build.network import WEIGHTS
     from jointrt.runtime.bundle import find_bundle
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
@@ -120,7 +120,7 @@ def tiny_bundle(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fixed_graphs(tiny_bundle, tmp_path_factory):
     """The same with graphs of fixed memory, fp32."""
-    from jointrt.export.onnx_build import build_onnx_bundle
+    from jointrt.export.build.onnxruntime import build_onnx_bundle
 
     return build_onnx_bundle(tiny_bundle, tmp_path_factory.mktemp("fixed") / "fp32", precision="fp32", memory=3)
 
@@ -128,7 +128,7 @@ def fixed_graphs(tiny_bundle, tmp_path_factory):
 @pytest.fixture(scope="session")
 def half_graphs(fixed_graphs, tmp_path_factory):
     """The same typed for half precision."""
-    from jointrt.export.tensorrt_build import write_typed
+    from jointrt.export.build.tensorrt import write_typed
 
     folder, records = tmp_path_factory.mktemp("fixed") / "fp16", {}
     shutil.copytree(fixed_graphs.folder, folder)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jointrt import cli
 from jointrt.runtime.bundle import installed_bundles
-from jointrt.runtime.masks import davis_palette, read_label_map, write_label_map
+from jointrt.runtime.video.masks import davis_palette, read_label_map, write_label_map
 from PIL import Image
 
 EXAMPLES = Path(cli.__file__).parent / "examples"

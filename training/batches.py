@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from ..runtime.errors import DatasetError
+from ..errors import DatasetError
 from .draw import Draw
 from .film_clips import Clip, film_clip
 from .frame_store import FrameStore

@@ -18,9 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from ..errors import DependencyError, DeviceError, OutputError, SettingsError
 from ..model.backbone import EfficientNetLite0
 from ..model.network import JointNet
-from ..runtime.errors import DependencyError, DeviceError, OutputError, SettingsError
 from .batches import BatchMaker, Prefetcher, validation_batches
 from .files import BEST, CHECKPOINT, LAST, init_weights, load_checkpoint, save_checkpoint, save_weights, write_whole
 from .frame_store import FrameStore

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..errors import WeightsError
 from ..model.network import JointNet
-from ..runtime.errors import WeightsError
 
 WEIGHTS_FORMAT = "jointrt-weights/1"
 CHECKPOINT = "checkpoint.pt"

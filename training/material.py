@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..runtime.errors import DatasetError
+from ..errors import DatasetError
 from .frame_store import FrameStore
 
 DECISIVE = 0.72

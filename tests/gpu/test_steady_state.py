@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from jointrt.export.reference import reference_defaults
-from jointrt.export.torch_network import torch_network
+from jointrt.export.parity.reference import reference_defaults
+from jointrt.export.parity.torch_network import torch_network
 from jointrt.model.config import ModelConfig
 from jointrt.model.network import JointNet
-from jointrt.runtime.device_segmenter import BatchSegmenter, DeviceSegmenter
+from jointrt.runtime.device.follower import BatchSegmenter, DeviceSegmenter
 from jointrt.runtime.settings import Settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch with CUDA")

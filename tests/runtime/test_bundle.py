@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
+from jointrt.errors import BundleError
 from jointrt.runtime.bundle import Bundle
-from jointrt.runtime.errors import BundleError
 from jointrt.runtime.segmenter import Segmenter
 
 

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 from jointrt import Segmenter
+from jointrt.errors import DeviceError, SettingsError
+from jointrt.runtime.cpu.openvino_engine import computes_bf16
 from jointrt.runtime.cpu_backends import choose_cpu_backend
-from jointrt.runtime.errors import DeviceError, SettingsError
-from jointrt.runtime.openvino_engine import computes_bf16
 
 if importlib.util.find_spec("openvino") is None:
     pytest.skip("OpenVINO is not for this machine", allow_module_level=True)

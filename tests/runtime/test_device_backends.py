@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from jointrt.export.onnx_build import build_onnx_bundle
-from jointrt.runtime import device_backends, doctor, pycuda_device
+from jointrt.errors import BundleError, DependencyError, DeviceError, OutputError, SettingsError
+from jointrt.export.build.onnxruntime import build_onnx_bundle
+from jointrt.runtime import device_backends, doctor
 from jointrt.runtime.bundle import Bundle
-from jointrt.runtime.cuda_devices import CudaDevice, CudaDriver, query_cuda_driver
+from jointrt.runtime.device.cuda_driver import CudaDevice, CudaDriver, query_cuda_driver
+from jointrt.runtime.device.follower import DeviceSegmenter
 from jointrt.runtime.device_backends import choose_backend, load_batch_segmenter
-from jointrt.runtime.device_segmenter import DeviceSegmenter
-from jointrt.runtime.errors import BundleError, DependencyError, DeviceError, OutputError, SettingsError
+from jointrt.runtime.host_driven import pycuda_memory as pycuda_device
 from jointrt.runtime.segmenter import Segmenter
 from PIL import Image
 

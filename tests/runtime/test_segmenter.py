@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from jointrt import MaskError, Segmenter, SettingsError
-from jointrt.export.bundle_weights import bundle_network
-from jointrt.runtime.engine import Buffer
+from jointrt.export.build.network import bundle_network
+from jointrt.runtime.cpu.onnxruntime_engine import Buffer
 
 
 @pytest.fixture

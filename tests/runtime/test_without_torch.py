@@ -72,7 +72,7 @@ def test_the_commands(tiny_bundle, clip, tmp_path, command):
 
 
 def test_tensorrt_through_pycuda_is_loaded_without_torch():
-    done = run(f"import jointrt.runtime.pycuda_device\nassert not set({BLOCKED!r}) & set(sys.modules)")
+    done = run(f"import jointrt.runtime.host_driven.pycuda_memory\nassert not set({BLOCKED!r}) & set(sys.modules)")
     assert done.returncode == 0, done.stderr
 
 

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from jointrt.errors import DatasetError
 from jointrt.model.config import ModelConfig
-from jointrt.runtime.crop import cut_mask, place_window
-from jointrt.runtime.errors import DatasetError
-from jointrt.runtime.target_state import TargetState
+from jointrt.runtime.tracking.crop import cut_mask, place_window
+from jointrt.runtime.tracking.target_state import TargetState
 from jointrt.training.draw import Draw
 from jointrt.training.film_clips import film_clip, keep_inside, search_place
 from jointrt.training.frame_store import FrameStore

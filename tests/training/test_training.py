@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from jointrt.errors import OutputError, SettingsError
 from jointrt.model.config import ModelConfig
-from jointrt.runtime.errors import OutputError, SettingsError
 from jointrt.training import settings as settings_module
 from jointrt.training.command import TrainRequest, train
 from jointrt.training.files import load_checkpoint

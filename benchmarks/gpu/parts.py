@@ -1,0 +1,291 @@
+"""The parts of the speed table, each measured for itself, in a process that is replaced where one of them fails.
+
+A failed CUDA call, capture or library may leave its process unusable: whatever goes wrong costs the part in which it
+goes wrong, and the others are measured in a new process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from ...errors import JointError
+from ...model.network import JointNet
+from ...runtime.bundle import Bundle
+from ...runtime.device.network import DeviceNetwork
+from ...runtime.device.video_batch import VideoBatch
+from ...runtime.device_backends import BACKENDS, load_device_network
+from ...runtime.settings import INITIAL_STEPS, UPDATE_STEPS
+from .rows import (
+    Plan,
+    Row,
+    build_net,
+    filled,
+    frame_times,
+    gflop_per_frame,
+    learner_times,
+    on_device,
+    product_times,
+    queued_times,
+    released_times,
+    update_times,
+    waited_times,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is measured at a time.
+
+    Attributes:
+        model: a named one, or a bundle's folder; empty where none takes part.
+        objects: in every video.
+        key: of `TECHNIQUES`.
+        backend: of a bundle.
+    """
+
+    model: str
+    objects: int
+    key: str
+    backend: str | None = None
+
+    @property
+    def technique(self) -> str:
+        """As a reader sees it."""
+        title = TECHNIQUES[self.key].title
+        return title.format(backend="" if self.backend is None else BACKENDS[self.backend].title)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one part: its row, or why there is none."""
+
+    part: Part
+    row: Row | None
+    problem: str | None
+
+
+class Bench:
+    """What neighbouring parts share: the network, and a batch whose memory is full."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._nets: dict[str, JointNet] = {}
+        self._batches: dict[Any, VideoBatch] = {}
+        self._gflop: dict[tuple[str, int], float] = {}
+
+    def net(self, part: Part) -> JointNet:
+        """The model with random weights; the last one is kept."""
+        if part.model not in self._nets:
+            self._nets = {part.model: build_net(part.model, self.plan)}
+        return self._nets[part.model]
+
+    def gflop(self, part: Part) -> float:
+        """Of a frame; see `gflop_per_frame`."""
+        key = (part.model, part.objects)
+        if key not in self._gflop:
+            self._gflop[key] = gflop_per_frame(self.net(part), self.plan, part.objects)
+        return self._gflop[key]
+
+    def batch(self, part: Part, step: str, videos: int = 1) -> VideoBatch:
+        """Videos whose memory is full, with all techniques up to a step of `STEPS`; the last one is kept."""
+        key = (part.model, part.objects, part.backend, step, videos)
+        if key not in self._batches:
+            self.clear()
+            self._batches = {key: filled(self._network(part, step), self.plan, part.objects, videos)}
+        return self._batches[key]
+
+    def _network(self, part: Part, step: str) -> DeviceNetwork:
+        plan = self.plan
+        if part.backend is None:
+            return on_device(self.net(part), plan, **STEPS[step])
+        return load_device_network(part.model, device=plan.device, backend=part.backend, interval=plan.interval)[0]
+
+    def clear(self) -> None:
+        """Give memory back, so that what is measured next is seen to take its own."""
+        self._batches = {}
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def row(self, part: Part) -> Row:
+        """Measure a part."""
+        technique = TECHNIQUES[part.key]
+        times, gflop = technique.measure(self, part), technique.gflop
+        counted = None if gflop is None else gflop(self, part)
+        return Row.of(part.model, part.objects, part.technique, times, technique.frames(self.plan), counted)
+
+
+STEPS: dict[str, dict[str, Any]] = {
+    "incremental": {"precision": "fp32", "captured": False, "channels_last": False},
+    "captured": {"precision": "fp32", "captured": True, "channels_last": False},
+    "channels_last": {"precision": "fp32", "captured": True, "channels_last": True},
+    "half": {"precision": "fp16", "captured": True, "channels_last": True},
+}
+"""The torch backend, technique by technique."""
+
+
+def _one(plan: Plan) -> int:
+    return 1
+
+
+def _none(plan: Plan) -> int:
+    return 0
+
+
+def _all(plan: Plan) -> int:
+    return plan.videos
+
+
+Measure = Callable[[Bench, Part], list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Technique:
+    """A line of the table.
+
+    Attributes:
+        title: as a reader sees it; indented where it is a part of a frame or another view of the line before.
+        measure: milliseconds of single calls.
+        frames: that one call takes on; none for a part of a frame.
+        gflop: of one call; None where the operations are not those of the graphs of fixed memory.
+    """
+
+    title: str
+    measure: Measure
+    frames: Callable[[Plan], int] = _one
+    gflop: Callable[[Bench, Part], float] | None = None
+
+
+def _product(dtype: torch.dtype) -> Measure:
+    return lambda bench, part: product_times(bench.plan, dtype)
+
+
+def _product_gflop(bench: Bench, part: Part) -> float:
+    return 2 * bench.plan.product**3 / 1e9
+
+
+def _released(cached: bool) -> Measure:
+    def measure(bench: Bench, part: Part) -> list[float]:
+        bench.clear()
+        return released_times(bench.net(part), bench.plan, part.objects, cached=cached)
+
+    return measure
+
+
+def _frames(step: str) -> Measure:
+    return lambda bench, part: frame_times(bench.batch(part, step), bench.plan)
+
+
+def _running(measure: Callable[..., list[float]], *more: Any) -> Measure:
+    return lambda bench, part: measure(bench.batch(part, "half"), bench.plan, *more)
+
+
+def _videos(bench: Bench, part: Part) -> list[float]:
+    return frame_times(bench.batch(part, "half", bench.plan.videos), bench.plan)
+
+
+def _videos_gflop(bench: Bench, part: Part) -> float:
+    return bench.plan.videos * bench.gflop(part)
+
+
+TECHNIQUES: dict[str, Technique] = {
+    "product_half": Technique("matrix product, fp16", _product(torch.float16), _none, _product_gflop),
+    "product_single": Technique("matrix product, fp32", _product(torch.float32), _none, _product_gflop),
+    "released": Technique("released algorithm, eager fp32", _released(cached=False)),
+    "kept": Technique("+ encoded memory kept between frames", _released(cached=True)),
+    "incremental": Technique(
+        "+ incremental memory of fixed capacity, all on the device", _frames("incremental"), gflop=Bench.gflop
+    ),
+    "captured": Technique("+ frame and update captured in CUDA graphs", _frames("captured"), gflop=Bench.gflop),
+    "channels_last": Technique("+ channels-last convolutions", _frames("channels_last"), gflop=Bench.gflop),
+    "half": Technique("+ fp16", _frames("half"), gflop=Bench.gflop),
+    "update": Technique("  a memory update, its 3 few-shot steps included", _running(update_times), _none),
+    "three": Technique("  3 few-shot steps alone", _running(learner_times, UPDATE_STEPS), _none),
+    "twenty": Technique("  20 few-shot steps alone", _running(learner_times, INITIAL_STEPS), _none),
+    "waited": Technique("  host to host, each frame waited for", _running(waited_times)),
+    "queued": Technique("  host to host, frames queued ahead", _running(queued_times)),
+    "videos": Technique("+ several videos in one batch", _videos, _all, _videos_gflop),
+    "engines": Technique("{backend}", _frames("half")),
+    "engines_queued": Technique("  {backend}, host to host, queued ahead", _running(queued_times)),
+}
+PRODUCTS = ("product_half", "product_single")
+OF_BUNDLES = ("engines", "engines_queued")
+
+
+def parts_of_card() -> list[Part]:
+    """What the card can do at best."""
+    return [Part("", 0, key) for key in PRODUCTS]
+
+
+def parts_of_model(model: str, objects: int) -> list[Part]:
+    """Every line of a model; several videos with one object each only."""
+    left_out = (*PRODUCTS, *OF_BUNDLES, *(("videos",) if objects > 1 else ()))
+    return [Part(model, objects, key) for key in TECHNIQUES if key not in left_out]
+
+
+def parts_of_bundle(folder: str, objects: int, device: str) -> list[Part]:
+    """Every backend with a bundle; those that cannot run it will say why."""
+    parts = []
+    for name, backend in BACKENDS.items():
+        try:
+            suits = backend.lacks(Bundle.open(folder), device) is None
+        except JointError:
+            return [Part(folder, objects, "engines", name)]
+        parts += [Part(folder, objects, key, name) for key in (OF_BUNDLES if suits else OF_BUNDLES[:1])]
+    return parts
+
+
+def measured(parts: Sequence[Part], plan: Plan, end: float) -> Iterator[Outcome]:
+    """Outcomes in the parts' order, as they come.
+
+    Args:
+        parts: what to measure.
+        plan: how.
+        end: by `time.monotonic`; what has not been measured then is given up.
+    """
+    context = multiprocessing.get_context("spawn")
+    left = deque(parts)
+    while left and time.monotonic() < end:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(sender, plan, list(left)), daemon=True)
+        process.start()
+        sender.close()
+        try:
+            sound = True
+            while left and sound and receiver.poll(max(0.0, end - time.monotonic())):
+                row, problem, sound = receiver.recv()
+                yield Outcome(left.popleft(), row, problem)
+        except EOFError:
+            process.join()
+            yield Outcome(left.popleft(), None, f"its process ended with exit code {process.exitcode}")
+        finally:
+            process.kill()
+            process.join()
+    for part in left:
+        yield Outcome(part, None, "the time was over")
+
+
+def _work(sender: Connection, plan: Plan, parts: Sequence[Part]) -> None:
+    """Measure until something goes wrong that is no refusal; the process may be unusable then."""
+    if plan.device == "cpu":
+        # A rehearsal's tensors are so small that a second thread costs more than it gives.
+        torch.set_num_threads(1)
+    bench = Bench(plan)
+    for part in parts:
+        try:
+            with torch.no_grad():
+                sender.send((bench.row(part), None, True))
+        except JointError as error:
+            sender.send((None, str(error), True))
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [""]
+            sender.send((None, f"{type(error).__name__}: {reason[0][:300]}", False))
+            return

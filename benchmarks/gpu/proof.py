@@ -1,0 +1,236 @@
+"""`python -m jointrt.benchmarks.gpu.proof`: every check that needs a GPU, and the speed table, in one call.
+
+Needs torch with CUDA, numpy, OpenCV (crops of first frames), pydantic (manifests) and safetensors; the tests need
+pytest and pillow too, and skip the shipped clip without ONNX Runtime and PyAV. From a bare tree, call it through a
+symbolic link named `jointrt` whose parent is on PYTHONPATH. `--device cpu --tiny` rehearses it.
+
+Rows are printed as they are measured, and the file that `--json` names is written anew after each: a run that is cut
+off leaves what it found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import DeviceError, JointError
+from ...files import replace_file
+from ...model.config import ModelConfig
+from ...runtime.device.cuda_driver import query_cuda_driver
+from .parts import Outcome, Part, measured, parts_of_bundle, parts_of_card, parts_of_model
+from .rows import TINY, Plan, Row
+
+TESTS = (
+    "tests/gpu",
+    "tests/runtime/test_device_geometry.py",
+    "tests/runtime/test_device_goldens.py",
+    "tests/runtime/test_device_segmenter.py",
+    "tests/export/test_half_memory.py",
+    "tests/export/test_half_precision.py",
+)
+PYTEST_NEEDS = ("pytest", "PIL", "safetensors")
+LINE = "{:<12} {:>3}  {:<58} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>9}"
+HEADS = ("model", "obj", "technique", "ms mean", "p50", "p99", "frames/s", "of peak", "faster", "memory")
+"""The peak is the fp16 matrix product's, "faster" a ratio to the released algorithm, memory what torch holds."""
+
+
+def refuse_without_gpu() -> None:
+    """Look at driver and torch.
+
+    Raises:
+        DeviceError: there is no usable GPU.
+    """
+    driver = query_cuda_driver()
+    if driver.problem is not None or not torch.cuda.is_available():
+        raise DeviceError(
+            f"the GPU checks need a GPU and a torch with CUDA: {driver.problem or 'this torch has none'}; "
+            "--device cpu --tiny rehearses them"
+        )
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What is measured on, and with what."""
+    driver = query_cuda_driver()
+    return {
+        "device": driver.devices[0].name if device == "cuda" else "CPU: a rehearsal, durations mean nothing",
+        "driver_cuda": None if driver.cuda_version is None else "{}.{}".format(*driver.cuda_version),
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def run_tests(limit: float) -> dict[str, Any]:
+    """What the tests found; see `read_report`; or the problem that kept them from running to their end."""
+    missing = [name for name in PYTEST_NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        return {"problem": f"not run: {', '.join(missing)} is not installed"}
+    root = Path(__file__).resolve().parents[2]
+    paths = [str(Path(entry).resolve()) for entry in sys.path if entry]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        # Tests of both devices run on the GPU only.
+        options = ["-p", "no:cacheprovider", "-k", "cuda or not cpu", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", *options, *TESTS]
+        try:
+            code = subprocess.run(command, cwd=root, env=environment, check=False, timeout=limit).returncode
+        except subprocess.TimeoutExpired:
+            return {"problem": f"ended after {limit:.0f} s, unfinished"}
+        if not report.is_file():
+            return {"problem": f"pytest ended with {code} and left no report"}
+        return read_report(report)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """From pytest's report: how many passed, how many were skipped for each reason, and which failed."""
+    cases = list(ElementTree.parse(path).getroot().iter("testcase"))
+    failed = [f"{c.get('classname')}::{c.get('name')}" for c in cases if c.find("failure") is not None]
+    failed += [f"{c.get('classname')}::{c.get('name')}" for c in cases if c.find("error") is not None]
+    skips = (case.find("skipped") for case in cases)
+    skipped = Counter(skip.get("message", "") for skip in skips if skip is not None)
+    passed = len(cases) - len(failed) - skipped.total()
+    return {"passed": passed, "skipped": dict(skipped), "failed": failed, "problem": None}
+
+
+def shown(value: float | None, form: str) -> str:
+    """A figure, or nothing."""
+    return "" if value is None else form.format(value)
+
+
+class Table:
+    """Rows that refer to earlier ones: the card's peak, and the released algorithm."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Part, Row] = {}
+        self.problems: dict[Part, str] = {}
+
+    def add(self, outcome: Outcome) -> str:
+        """The outcome's line."""
+        part, row = outcome.part, outcome.row
+        name = (Path(part.model).name, part.objects or "", part.technique)
+        if row is None:
+            self.problems[part] = outcome.problem or "no reason given"
+            return LINE.format(*name, *[""] * 7).rstrip() + f"  {self.problems[part]}"
+        self.rows[part] = row
+        times = (shown(value, "{:.3f}") for value in (row.mean, row.p50, row.p99))
+        ratios = shown(self.share(row), "{:.1%}"), shown(self.faster(part), "{:.1f}x")
+        return LINE.format(*name, *times, shown(row.rate, "{:.1f}"), *ratios, shown(row.reserved, "{:.0f} MB"))
+
+    def peak(self) -> float | None:
+        """GFLOP per millisecond of the fp16 matrix product."""
+        row = self.rows.get(parts_of_card()[0])
+        return None if row is None or row.gflop is None else row.gflop / row.mean
+
+    def share(self, row: Row) -> float | None:
+        """Of the peak."""
+        peak = self.peak()
+        return None if peak is None or row.gflop is None else row.gflop / row.mean / peak
+
+    def faster(self, part: Part) -> float | None:
+        """How many times as many frames per second as the released algorithm has."""
+        row, released = self.rows[part], self.rows.get(Part(part.model, part.objects, "released"))
+        if released is None or released.rate is None or row.rate is None:
+            return None
+        return row.rate / released.rate
+
+    def floors(self) -> list[str]:
+        """What was aimed at for `paper` with one object, and whether it was reached."""
+        half, three, videos = (Part("paper", 1, key) for key in ("half", "three", "videos"))
+        figures: list[tuple[str, float | None, float, bool]] = []
+        if half in self.rows:
+            figures.append(("frames/s, floor 150", self.rows[half].rate, 150, True))
+            figures.append(("frames/s, aim 400", self.rows[half].rate, 400, True))
+            figures.append(("times the released algorithm, floor 20", self.faster(half), 20, True))
+        if three in self.rows:
+            figures.append(("ms for 3 few-shot steps, at most 1.5", self.rows[three].mean, 1.5, False))
+        if videos in self.rows:
+            figures.append(("frames/s over videos in one batch, aim 1000", self.rows[videos].rate, 1000, True))
+        lines = []
+        for name, found, limit, least in figures:
+            if found is not None:
+                lines.append(f"paper: {found:.1f} {name}: {'reached' if (found >= limit) is least else 'MISSED'}")
+        return lines
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """All parts, measured or not."""
+        found = [
+            dataclasses.asdict(part) | dataclasses.asdict(row) | {"rate": row.rate, "share_of_peak": self.share(row)}
+            for part, row in self.rows.items()
+        ]
+        return found + [dataclasses.asdict(part) | {"problem": text} for part, text in self.problems.items()]
+
+
+def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Checks and speed on a GPU.")
+    parser.add_argument("--models", default="paper,lite", help="comma-separated")
+    parser.add_argument("--objects", default="1,8", help="comma-separated")
+    parser.add_argument("--bundles", default="", help="bundles whose engines are timed too, comma-separated folders")
+    parser.add_argument("--json", type=Path, help="where the results go")
+    parser.add_argument("--minutes", type=float, default=8, help="after which what is left is given up")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--tiny", action="store_true", help="small network and frames")
+    parser.add_argument("--no-tests", action="store_true", help="the table only")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run tests and table. The exit code is 1 if a test failed, or if they were asked for and not all run.
+
+    Raises:
+        DeviceError: there is no usable GPU.
+        OutputError: the results cannot be written.
+        ValueError: no model has such a name.
+    """
+    options = read_arguments(arguments)
+    models = options.models.split(",")
+    for model in models:
+        ModelConfig.named(model)
+    end = time.monotonic() + 60 * options.minutes
+    plan = dataclasses.replace(TINY if options.tiny else Plan(), device=options.device)
+    if plan.device == "cuda":
+        refuse_without_gpu()
+    content: dict[str, Any] = {"machine": machine(plan.device), "plan": dataclasses.asdict(plan)}
+    print(", ".join(f"{name} {value}" for name, value in content["machine"].items()), flush=True)
+    counts = [int(n) for n in options.objects.split(",")]
+    parts = parts_of_card()
+    parts += [p for model in models for n in counts for p in parts_of_model(model, n)]
+    for folder in filter(None, options.bundles.split(",")):
+        parts += [p for n in counts for p in parts_of_bundle(folder, n, plan.device)]
+    content["tests"] = None
+    if not options.no_tests:
+        content["tests"] = run_tests(0.5 * (end - time.monotonic()))
+        print(f"tests: {content['tests']}", flush=True)
+    table = Table()
+    print(LINE.format(*HEADS))
+    for outcome in measured(parts, plan, end):
+        print(table.add(outcome), flush=True)
+        content |= {"rows": table.to_json(), "floors": table.floors() if plan.device == "cuda" else []}
+        if options.json is not None:
+            replace_file(options.json, (json.dumps(content, indent=1) + "\n").encode())
+    print("\n".join(content["floors"]))
+    return int(content["tests"] is not None and bool(content["tests"]["problem"] or content["tests"]["failed"]))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (JointError, ValueError) as error:
+        sys.exit(f"error: {error}")

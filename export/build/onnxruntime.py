@@ -1,0 +1,83 @@
+"""`jointrt build --backend onnxruntime`: a bundle -> ONNX graphs of fixed memory, typed, for ONNX Runtime on a GPU."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from ...errors import BundleError, OutputError, SettingsError
+from ...runtime.bundle import Bundle, sha256_of
+from ...runtime.manifest import FORMAT_VERSION, Manifest
+from ..graphs.fixed_memory import gpu_graphs
+from .bundle import replaced_folder, tool_versions, write_manifest
+from .network import WEIGHTS, bundle_network
+from .onnx_graph import OPSET, export_graph
+from .tensorrt import Precision, write_typed
+
+
+def build_onnx_bundle(
+    bundle: Bundle,
+    out: Path,
+    *,
+    precision: str,
+    memory: int,
+    weights: Path | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+) -> Bundle:
+    """All graphs, put in their place with a manifest; nothing is left behind by a build that fails.
+
+    Args:
+        bundle: an ONNX bundle.
+        out: the new bundle's folder.
+        precision: "fp16", with fp32 islands, or "fp32".
+        memory: slots of the memory.
+        weights: the weights it was made from, where the bundle does not hold them.
+        overwrite: replace an existing bundle.
+        progress: told what is being done, and how many graphs of how many are finished.
+
+    Raises:
+        BundleError: the bundle is no ONNX bundle, holds no weights, or a graph cannot be typed.
+        OutputError: `out` cannot be written.
+        SettingsError: precision or memory is out of range.
+    """
+    if precision not in ("fp16", "fp32"):
+        raise SettingsError(f"precision is {precision!r}: expected fp16 or fp32")
+    if not 1 <= memory <= 256:
+        raise SettingsError(f"memory is {memory}: expected 1 to 256")
+    if bundle.manifest.backend != "onnx":
+        raise BundleError(f"{bundle.folder} holds {bundle.manifest.backend} engines: give the bundle of ONNX graphs")
+    if out.resolve() == bundle.folder.resolve():
+        raise OutputError(f"{out} is the bundle that is built from: choose another folder with --out")
+    graphs = gpu_graphs(bundle_network(bundle, weights), memory)
+    records, chosen = {}, cast(Precision, precision)
+    with replaced_folder(out, overwrite) as folder:
+        for done, graph in enumerate(graphs):
+            progress(f"tracing {graph.name}", done, len(graphs))
+            traced = export_graph(graph, folder)
+            path = folder / traced.file
+            records[graph.name] = write_typed(path, traced, chosen, path).model_copy(update={"file": path.name})
+        progress("done", len(graphs), len(graphs))
+        own = bundle.path(WEIGHTS)
+        if own.is_file():
+            shutil.copyfile(own, folder / WEIGHTS)
+        source = bundle.manifest
+        manifest = Manifest(
+            format="jointrt-bundle",
+            version=FORMAT_VERSION,
+            model=source.model,
+            weights=source.weights,
+            geometry=source.geometry,
+            defaults=source.defaults.model_copy(update={"memory": memory}),
+            graphs=records,
+            files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+            backend="onnxruntime-cuda",
+            precision=precision,
+            opset=OPSET,
+            tools=tool_versions(),
+            parity=None,
+        )
+        write_manifest(folder, manifest)
+    return Bundle.open(out)

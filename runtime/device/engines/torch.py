@@ -1,0 +1,206 @@
+"""The PyTorch network as a backend: its graphs as `DeviceEngine`s, nothing to build.
+
+With fp16, convolutions run in half precision on channels-last memory and the memory's products as `half_memory` says;
+norms, exponentials, sums and whatever is carried from frame to frame stay in fp32.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ....errors import SettingsError
+from ....export.build.network import bundle_network
+from ....export.graphs.fixed_memory import (
+    DirectBackboneGraph,
+    FixedMemoryGraph,
+    FixedResidualGraph,
+    FixedStepGraph,
+    MemoryReadAllGraph,
+    MemoryUpdateGraph,
+    ShiftedQueryGraph,
+)
+from ....export.graphs.graph import Graph
+from ....export.graphs.grown_memory import DecoderGraph, LabelEncoderGraph
+from ....export.graphs.half_memory import (
+    HalfMemoryRead,
+    HalfMemoryUpdate,
+    HalfQuery,
+    HalfResidual,
+    HalfStep,
+    apply_half_filter,
+)
+from ....export.graphs.half_precision import port_dtype, single_convolutions
+from ....model.network import JointNet
+from ....model.transformer import to_tokens
+from ...bundle import Bundle
+from ...manifest import Port
+from ...settings import Settings
+from .protocol import BoundGraph, DeviceArray, DeviceEngine, check_arrays
+
+Precision = Literal["fp32", "fp16"]
+
+
+@contextmanager
+def arithmetic() -> Iterator[None]:
+    """fp32 means fp32 in the block, and convolutions are tried out for their shapes; the process's choice returns."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+class TorchEngine:
+    """One graph; see `device_engine.DeviceEngine`. Computes on torch's current stream."""
+
+    max_batch: int | None = None
+    capturable = True
+
+    def __init__(self, graph: Graph, precision: Precision) -> None:
+        self.graph = graph
+        ports = (*graph.inputs(), *graph.outputs())
+        self.ports: Mapping[str, Port] = {
+            p.name: Port(name=p.name, shape=p.shape, dtype=port_dtype(p.name, precision)) for p in ports
+        }
+
+    def bind(self, arrays: Mapping[str, DeviceArray]) -> BoundGraph:
+        """Arrays whose owners are torch tensors."""
+        check_arrays(self.graph.name, self.ports.values(), arrays)
+        inputs, outputs = (
+            [_view(port.name, arrays[port.name]) for port in ports]
+            for ports in (self.graph.inputs(), self.graph.outputs())
+        )
+        return _BoundModule(self.graph, inputs, outputs)
+
+
+def _view(name: str, array: DeviceArray) -> Tensor:
+    """The tensor behind an array; the trunk's layers, which only these graphs read, lie with channels last."""
+    tensor = array.owner
+    assert isinstance(tensor, Tensor)
+    if not name.startswith("layer"):
+        return tensor
+    B, C, H, W = array.shape
+    return tensor.view(B, H, W, C).permute(0, 3, 1, 2)
+
+
+class _BoundModule:
+    """A module with tensors to read and to fill."""
+
+    def __init__(self, module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        self.module, self.inputs, self.outputs = module, inputs, outputs
+
+    def enqueue(self, stream: int) -> None:
+        """Compute; the current stream of torch must be `stream`."""
+        del stream
+        with torch.no_grad(), arithmetic():
+            results = self.module(*self.inputs)
+            for output, result in zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=True):
+                output.copy_(result)
+
+
+class HalfBackbone(DirectBackboneGraph):
+    """Crop -> layers and features; the L2 norm, whose squares overflow fp16, in fp32."""
+
+    def forward(self, crop: Tensor) -> tuple[Tensor, ...]:
+        net = self.net
+        layers = net.backbone(crop)
+        x_ind = net.adjust_ind[1](net.adjust_ind[0](layers[2]).float())
+        return *layers, to_tokens(net.adjust_tra(layers[2])), to_tokens(x_ind)
+
+
+class HalfDecoder(DecoderGraph):
+    """Eq. 7 on channels-last memory."""
+
+    def __init__(self, net: JointNet) -> None:
+        super().__init__(net)
+        self.projection.half()
+
+    def encodings(self, E_tra_star: Tensor, x_ind: Tensor, omega: Tensor) -> Tensor:
+        """E*_tra + E*_ind, summed in fp32, (B, D, h, w) fp16."""
+        size = self.config.feature_size
+        E_ind_star = apply_half_filter(x_ind[:, None], omega, size, self.config.filter_size)[:, :, 0]
+        encodings = (E_tra_star.transpose(1, 2) + E_ind_star).unflatten(2, size).half()
+        return encodings.contiguous(memory_format=torch.channels_last)
+
+
+def fused(net: JointNet) -> JointNet:
+    """A copy in eval mode whose normalisations are part of the convolutions before them."""
+    net = copy.deepcopy(net).eval()
+    for module in net.modules():
+        for (name, first), (norm_name, second) in itertools.pairwise(list(module.named_children())):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(first, second))
+                setattr(module, norm_name, nn.Identity())
+    return net.requires_grad_(False)
+
+
+def halve_convolutions(net: JointNet) -> None:
+    """Convolutions to fp16 and channels-last, in place, but for those at the trunk's entrance."""
+    trunk = [m for m in net.backbone.modules() if isinstance(m, nn.Conv2d)]
+    single = trunk[: single_convolutions((conv.in_channels // conv.groups, conv.groups) for conv in trunk)]
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+            if module not in single:
+                module.half().register_forward_pre_hook(_to_half)
+
+
+def _to_half(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return inputs[0].half().contiguous(memory_format=torch.channels_last)
+
+
+_GRAPHS: dict[str, tuple[tuple[type[Graph], ...], tuple[type[FixedMemoryGraph], ...]]] = {
+    "fp32": (
+        (DirectBackboneGraph, LabelEncoderGraph, DecoderGraph),
+        (ShiftedQueryGraph, MemoryUpdateGraph, MemoryReadAllGraph, FixedResidualGraph, FixedStepGraph),
+    ),
+    "fp16": (
+        (HalfBackbone, LabelEncoderGraph, HalfDecoder),
+        (HalfQuery, HalfMemoryUpdate, HalfMemoryRead, HalfResidual, HalfStep),
+    ),
+}
+
+
+def torch_engines(
+    net: JointNet, capacity: int, precision: Precision, device: torch.device | str
+) -> dict[str, DeviceEngine]:
+    """Every graph of a network, on a device, with so many memory slots."""
+    net = fused(net).to(device)
+    if precision == "fp16":
+        halve_convolutions(net)
+    ends, over_memory = _GRAPHS[precision]
+    graphs = [*(kind(net) for kind in ends), *(kind(net, capacity) for kind in over_memory)]
+    return {graph.name: TorchEngine(graph.eval().to(device), precision) for graph in graphs}
+
+
+def load_engines(
+    bundle: Bundle, settings: Settings, *, device: str, stream: int, precision: str | None
+) -> dict[str, DeviceEngine]:
+    """The engines of a bundle's weights.
+
+    Args:
+        bundle: one that holds its weights.
+        settings: memory.
+        device: "cuda", "cuda:1", ..., "cpu".
+        stream: not needed; the caller enqueues on torch's current stream.
+        precision: "fp16" or "fp32"; None for fp16 on a GPU.
+
+    Raises:
+        BundleError: the bundle holds no weights.
+        SettingsError: there is no such precision.
+    """
+    del stream
+    chosen = precision or ("fp32" if device == "cpu" else "fp16")
+    if chosen not in ("fp32", "fp16"):
+        raise SettingsError(f"precision is {chosen!r}: expected fp16 or fp32")
+    return torch_engines(bundle_network(bundle), settings.memory, chosen, device)  # type: ignore[arg-type]

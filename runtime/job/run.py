@@ -1,0 +1,394 @@
+"""From a video and its first masks to a mask for every frame; what `jointrt run` does.
+
+Nothing is written before everything is checked and the first label map is there.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import JointError, SettingsError, VideoError
+from ..bundle import Bundle
+from ..device_backends import runs_on_device
+from ..segmenter import Computed, Segmenter
+from ..video.masks import GivenMasks, read_label_map, write_label_map
+from ..video.overlay import OverlayVideo, draw_overlay
+from ..video.sources import Frame, Source, open_source
+from .output import OutputFolder
+from .pipeline import overlapped
+from .resume import FrameSegmenter, PendingLabels, Restart, take_up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asks for.
+
+    Attributes:
+        source: a video file or a folder of images.
+        mask: a PNG, or a folder of PNGs named like frames.
+        out: the folder for the results.
+        bundle, memory, interval, branches, threads, score_resize, device, backend: see `Segmenter.load`.
+        every: segment every so many-th frame.
+        start: number of the first frame.
+        end: number of the first frame not to segment; None for all.
+        overwrite: replace earlier results.
+        resume: go on with an interrupted run.
+        overlay: write the overlay video too.
+    """
+
+    source: Path
+    mask: Path
+    out: Path
+    bundle: str = "lite"
+    memory: int | None = None
+    interval: int | None = None
+    branches: str = "both"
+    threads: int | None = None
+    score_resize: str = "given"
+    device: str = "cpu"
+    backend: str = "auto"
+    every: int = 1
+    start: int = 0
+    end: int | None = None
+    overwrite: bool = False
+    resume: bool = False
+    overlay: bool = True
+
+
+class Display(Protocol):
+    """Who is told of a run's progress."""
+
+    def begin(self, total: int | None, done: int) -> None:
+        """The run starts with `done` of `total` frames complete; None if the source does not say how many it has."""
+
+    def advance(self) -> None:
+        """One more frame is segmented."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        frames: complete masks, those of the resumed run included.
+        segmented: frames segmented by this run.
+        objects: number of objects given.
+        seconds: that this run took, from its first frame on.
+        interrupted: whether it was stopped before the end.
+        damage: what was wrong with the source; None if nothing.
+        unused: given masks whose frames were not there.
+    """
+
+    frames: int
+    segmented: int
+    objects: int
+    seconds: float
+    interrupted: bool
+    damage: str | None
+    unused: tuple[str, ...]
+    runs_on: str
+
+
+def segment_video(request: Request, display: Display) -> Outcome:
+    """Check everything, load the bundle, run.
+
+    Raises:
+        JointError: anything wrong with what the user gave; nothing was written then.
+    """
+    job = Job.prepare(request)
+    bundle = Bundle.open(request.bundle)
+    segmenter = Segmenter.load(
+        request.bundle,
+        memory=request.memory,
+        interval=request.interval,
+        branches=request.branches,
+        threads=request.threads,
+        score_resize=request.score_resize,
+        device=request.device,
+        backend=request.backend,
+    )
+    settings = segmenter.settings
+    identity = {
+        "bundle": bundle.fingerprint,
+        "memory": settings.memory,
+        "interval": settings.interval,
+        "branches": settings.branches,
+        "score_resize": settings.score_resize,
+    }
+    if runs_on_device(bundle, request.backend, request.device):
+        display.note(f"runs with {segmenter.runs_on}")
+    if segmenter.runs_on != Segmenter.runs_on:
+        identity["backend"] = segmenter.runs_on.partition(" on ")[0]
+    return job.run(segmenter, identity, display)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A frame and its label map.
+
+    Attributes:
+        pending: gives the label map, perhaps only after a wait.
+        stored: whether the mask already lies in the output folder.
+    """
+
+    frame: Frame
+    pending: PendingLabels
+    stored: bool
+
+
+class Job:
+    """A checked request."""
+
+    def __init__(self, request: Request, source: Source, masks: GivenMasks, output: OutputFolder) -> None:
+        self.request = request
+        self.source = source
+        self.masks = masks
+        self.output = output
+
+    @classmethod
+    def prepare(cls, request: Request) -> Self:
+        """Check settings, source, masks and output folder; writes nothing.
+
+        Raises:
+            JointError: one of them cannot be used.
+        """
+        _check_range(request)
+        try:
+            return cls._prepare(request)
+        except OSError as error:
+            raise JointError(f"{error.filename} cannot be used: {error.strerror}") from None
+
+    @classmethod
+    def _prepare(cls, request: Request) -> Self:
+        source = open_source(request.source)
+        if source.count is not None and request.start >= source.count:
+            raise SettingsError(
+                f"start is {request.start}: expected less than {source.count}, the number of frames of {source.path}"
+            )
+        masks = GivenMasks.read(request.mask, source, start=request.start, stop=request.end, every=request.every)
+        output = OutputFolder(request.out)
+        output.check((request.source, request.mask), overwrite=request.overwrite, resume=request.resume)
+        return cls(request, source, masks, output)
+
+    def run(self, segmenter: FrameSegmenter, identity: Mapping[str, Any], display: Display) -> Outcome:
+        """Segment all frames.
+
+        Args:
+            segmenter: a fresh one.
+            identity: what determines the masks besides source, given masks and range; compared on resuming.
+            display: is told of the progress.
+
+        Raises:
+            JointError: what ended the run early; complete masks and their overlay are kept.
+        """
+        restart, record = self._restart(segmenter, identity, display)
+        if not restart.done and self.masks.begin > self.request.start:
+            display.note(f"begins at frame {self.source.name(self.masks.begin)}, the first that has a mask")
+        work = _Inference(self, segmenter, restart, record, display)
+        sink = _ResultWriter(self)
+        first = self.masks.begin if self.request.overlay else restart.first_read
+        frames = self.source.frames(first, self.request.end, self.request.every)
+        display.begin(self._total(), restart.done)
+        began = time.perf_counter()
+        stop = threading.Event()
+        try:
+            with _set_on_signal(stop):
+                complete = overlapped(frames, work, sink, stop)
+            if complete and work.last < self.masks.begin:
+                raise VideoError(
+                    f"{self.source.path}: frame {self.masks.begin}, the first to segment, cannot be read: "
+                    + (self.source.damage or "the source ends before it")
+                )
+        except JointError as error:
+            self._keep(work)
+            if count := restart.done + sink.written:
+                complete_masks = "1 mask is" if count == 1 else f"{count} masks are"
+                raise type(error)(f"{error}; {complete_masks} complete in {self.output.masks}") from None
+            raise
+        except BaseException:
+            self.output.retract()
+            raise
+        seconds = time.perf_counter() - began
+        if complete:
+            self.output.finish()
+        else:
+            self._keep(work)
+        return Outcome(
+            frames=restart.done + sink.written,
+            segmented=sink.written,
+            objects=len(self.masks.ids_until(work.last)),
+            seconds=seconds,
+            interrupted=not complete,
+            damage=self.source.damage if complete else None,
+            unused=tuple(str(f) for i, f in self.masks.files.items() if complete and i > work.last),
+            runs_on=segmenter.runs_on,
+        )
+
+    def _restart(
+        self, segmenter: FrameSegmenter, identity: Mapping[str, Any], display: Display
+    ) -> tuple[Restart, dict[str, Any]]:
+        request = self.request
+        record = {
+            "source": self.source.fingerprint(),
+            "mask": self.masks.fingerprint(),
+            **identity,
+            "start": request.start,
+            "end": request.end,
+            "every": request.every,
+        }
+        if not request.resume:
+            return Restart.fresh(self.masks.begin), record
+        if not self.output.refuse_other_run(record):
+            display.note(f"{self.output.path} holds nothing yet: the run begins")
+            return Restart.fresh(self.masks.begin), record
+        restart = take_up(self.output, self.source, self.masks, segmenter, stop=request.end, every=request.every)
+        if not restart.done:
+            display.note("begins anew: no stored mask shows all objects")
+        elif restart.exact:
+            display.note(f"goes on after {restart.done} frames, with the memory they left")
+        else:
+            display.note(
+                f"goes on after {restart.done} frames; the run was killed before it could store its memory, which "
+                "restarts from the last sound mask, so further masks may differ from those of an uninterrupted run"
+            )
+        return restart, record
+
+    def _keep(self, work: _Inference) -> None:
+        """Keep what a later run needs to go on, or nothing where no mask is complete."""
+        if work.begun and work.state_after is not None:
+            self.output.save_state(work.state_after, work.segmenter.state_dict())
+        if work.begun:
+            self.output.retract()
+
+    def _total(self) -> int | None:
+        ends = [n for n in (self.source.count, self.request.end) if n is not None]
+        return len(range(self.masks.begin, min(ends), self.request.every)) if ends else None
+
+
+class _Inference:
+    """The middle of the pipeline.
+
+    Attributes:
+        begun: whether the output folder was begun.
+        last: number of the last frame that has labels, also of those stored before.
+        state_after: number of the frame behind which the segmenter stands; None if it stands nowhere.
+    """
+
+    def __init__(
+        self, job: Job, segmenter: FrameSegmenter, restart: Restart, record: Mapping[str, Any], display: Display
+    ) -> None:
+        self.job = job
+        self.segmenter = segmenter
+        self.restart = restart
+        self.record = record
+        self.display = display
+        self.begun = False
+        self.last = restart.first - job.request.every
+        self.state_after = self.last if restart.exact and restart.done else None
+
+    def __call__(self, frame: Frame, /) -> Labelled:
+        restart, output = self.restart, self.job.output
+        stored = frame.index < restart.first
+        if stored:
+            labels = read_label_map(output.mask(frame.name))
+            pending: PendingLabels = Computed(labels)
+            if frame.index == restart.retaken:
+                self._submit(frame, labels)
+        else:
+            pending = self._submit(frame, self.job.masks.at(frame.index))
+        if not self.begun:
+            pending.result()
+            output.begin(self.record, resume=restart.done > 0, overlay=self.job.request.overlay)
+            self.begun = True
+        if not stored:
+            self.last = frame.index
+            self.display.advance()
+        return Labelled(frame, pending, stored)
+
+    def _submit(self, frame: Frame, mask: NDArray[np.uint8] | None) -> PendingLabels:
+        self.state_after = None
+        pending = self.segmenter.submit(frame.image, mask)
+        self.state_after = frame.index
+        return pending
+
+
+class _ResultWriter:
+    """The end of the pipeline: masks as PNGs, and the overlay video.
+
+    Attributes:
+        written: masks written.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.written = 0
+        self._overlay: OverlayVideo | None = None
+
+    def write(self, result: Labelled, /) -> None:
+        """Write a frame's mask, then its overlay."""
+        output, source = self.job.output, self.job.source
+        labels = result.pending.result()
+        if not result.stored:
+            write_label_map(output.mask(result.frame.name), labels)
+            self.written += 1
+        if self.job.request.overlay:
+            if self._overlay is None:
+                self._overlay = OverlayVideo(
+                    output.overlay, source.size, source.rate, source.time_base, source.pixel_aspect
+                )
+            duration = result.frame.duration * self.job.request.every
+            self._overlay.write(draw_overlay(result.frame.image, labels), result.frame.time, duration)
+
+    def close(self) -> None:
+        """Finish the overlay."""
+        if self._overlay is not None:
+            self._overlay.close()
+
+
+def _check_range(request: Request) -> None:
+    if request.every < 1:
+        raise SettingsError(f"every is {request.every}: expected 1 or more")
+    if request.start < 0:
+        raise SettingsError(f"start is {request.start}: expected 0 or more")
+    if request.end is not None and request.end <= request.start:
+        raise SettingsError(f"end is {request.end}: expected more than start, {request.start}")
+    if request.overwrite and request.resume:
+        raise SettingsError("both overwrite and resume are set: expected one of them")
+
+
+@contextmanager
+def _set_on_signal(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` on Ctrl-C or a termination signal, at once and quietly; a second Ctrl-C interrupts as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def on_signal(number: int, stack: object) -> None:
+        stop.set()
+        restore()
+
+    for number in signals:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        restore()

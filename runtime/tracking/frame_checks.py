@@ -1,0 +1,57 @@
+"""Checks of what a segmenter is given with a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import MaskError, SettingsError
+
+
+def check_frame(frame: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """The frame, (H, W, 3) uint8, of the size of those before it.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        raise SettingsError(f"the frame is {frame.shape} {frame.dtype}: expected (height, width, 3) uint8, RGB")
+    if size is not None and frame.shape[:2] != size:
+        raise SettingsError(
+            f"the frame is {frame.shape[1]}x{frame.shape[0]}, the frames before were {size[1]}x{size[0]}: "
+            "call reset() before another video"
+        )
+    return frame
+
+
+def new_ids(mask: NDArray[Any] | None, size: tuple[int, ...], known: Container[int]) -> list[int]:
+    """Ids of a label map that are not followed yet, ascending.
+
+    Raises:
+        MaskError: it has another size than the frame, another type, or ids beyond 255.
+    """
+    ids = [] if mask is None else _ids(mask, size)
+    return [i for i in ids if i and i not in known]
+
+
+def _ids(mask: NDArray[Any], size: tuple[int, ...]) -> list[int]:
+    if mask.shape != size:
+        found = "x".join(str(n) for n in reversed(mask.shape))
+        raise MaskError(f"the mask is {found}, the frame {size[1]}x{size[0]}: expected one id per pixel of the frame")
+    if mask.dtype.kind not in "uib":
+        raise MaskError(f"the mask holds {mask.dtype}: expected whole numbers, 0 for the background")
+    ids = np.unique(mask).tolist()
+    if ids[0] < 0 or ids[-1] > 255:
+        raise MaskError(f"the mask has ids from {ids[0]} to {ids[-1]}: expected 0 to 255")
+    return [int(i) for i in ids]
+
+
+def nothing_to_follow(mask: NDArray[Any] | None) -> MaskError:
+    """The error of a first frame without an object."""
+    return MaskError(
+        "no object to follow: expected a mask with at least one id above 0 with the first frame, found "
+        + ("none" if mask is None else "an empty one")
+    )

@@ -1,0 +1,407 @@
+"""Where frames come from: a video file through PyAV, or a folder of images."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ...errors import VideoError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+FOLDER_RATE = Fraction(24)
+"""Frames per second of a folder of images, which has none of its own; DAVIS films are shown at 24."""
+FINEST_TICKS = 1_000_000
+"""Ticks per second beyond which a common multiple of frame rate and time base is not formed."""
+MATROSKA_MAGIC = bytes.fromhex("1a45dfa3")
+MP4_MAGIC = b"ftyp"
+"""At byte 4."""
+TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
+"""FFmpeg demuxers that draw any text file as pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame.
+
+    Attributes:
+        index: its number in the source, from 0.
+        name: what its mask is called, without suffix.
+        image: (H, W, 3) uint8, RGB, upright.
+        time: seconds since the source's zero.
+        duration: seconds.
+    """
+
+    index: int
+    name: str
+    image: NDArray[np.uint8]
+    time: Fraction
+    duration: Fraction
+
+
+class Source(Protocol):
+    """Frames in order, as often as asked.
+
+    Attributes:
+        path: the file or folder.
+        size: (height, width) of every frame, upright.
+        count: number of frames; None if the source does not say.
+        rate: frames per second.
+        time_base: seconds of which every frame's time is a whole multiple.
+        pixel_aspect: width over height of a pixel.
+        damage: after a complete pass, what was wrong with the file; None if nothing.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    count: int | None
+    rate: Fraction
+    time_base: Fraction
+    pixel_aspect: Fraction
+    damage: str | None
+
+    def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
+        """Every `every`-th frame from number `start` up to and without number `stop`.
+
+        Raises:
+            VideoError: a frame cannot be read or has another size.
+        """
+
+    def name(self, index: int) -> str:
+        """What the mask of a frame is called, without suffix."""
+
+    def index_of(self, name: str) -> int | None:
+        """The reverse of `name`; None if no frame can be called so."""
+
+    def fingerprint(self) -> str:
+        """Hex digest that changes with the contents, not with the place."""
+
+
+def open_source(path: str | Path) -> VideoFile | ImageFolder:
+    """Open a video file or a folder of images.
+
+    Raises:
+        VideoError: there is no such file, it is not a video, or it holds no frame.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return ImageFolder(path)
+        if path.is_file():
+            return VideoFile(path)
+    except OSError as error:
+        raise VideoError(f"{path} cannot be read: {error.strerror or error}") from None
+    found = "is neither a file nor a folder" if path.exists() else "does not exist"
+    raise VideoError(f"{path} {found}: expected a video file or a folder of images")
+
+
+class VideoFile:
+    """The first video stream of a file; rotation metadata is applied, times are the stream's own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damage: str | None = None
+        with _open_container(path) as container:
+            stream = _video_stream(container, path)
+            self.count = stream.frames or None
+            self._end = _declared_end(stream)
+            self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+            self._ticks = Fraction(stream.time_base)
+            ticks = math.lcm(self.rate.numerator, self._ticks.denominator)
+            self._on_grid = ticks <= FINEST_TICKS
+            self.time_base = Fraction(1, ticks) if self._on_grid else self._ticks
+            aspect = Fraction(stream.sample_aspect_ratio or 1)
+            first = next(_Decoding(container, stream).frames(), None)
+            if first is None:
+                raise VideoError(f"{path} holds no frame that can be decoded: it is empty, truncated or damaged")
+            matrix = _orientation(first)
+            image = _upright(first, matrix)
+            self.size: tuple[int, int] = (image.shape[0], image.shape[1])
+            turned = matrix[0, 0] == 0
+            self.pixel_aspect = 1 / aspect if turned else aspect
+
+    def name(self, index: int) -> str:
+        """Five digits or more: `00000`."""
+        return f"{index:05d}"
+
+    def index_of(self, name: str) -> int | None:
+        """The number that a name is; None if it is none or lies beyond the announced end."""
+        if not (name.isascii() and name.isdigit()):
+            return None
+        index = int(name)
+        return index if self.count is None or index < self.count else None
+
+    def fingerprint(self) -> str:
+        """Digest of the file's length, first and last mebibyte."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as stream:
+            length = stream.seek(0, 2)
+            digest.update(f"{length}\n".encode())
+            for place in (0, max(0, length - 2**20)):
+                stream.seek(place)
+                digest.update(stream.read(2**20))
+        return digest.hexdigest()
+
+    def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
+        """See `Source.frames`; a damaged file gives the frames that can be decoded, and `damage` tells of the rest."""
+        self.damage = None
+        index, last = -1, None
+        with _open_container(self.path) as container:
+            stream = _video_stream(container, self.path)
+            decoding = _Decoding(container, stream)
+            for index, picture in enumerate(decoding.frames()):
+                if stop is not None and index >= stop:
+                    return
+                time, duration = self._time(picture, last)
+                last = time + duration
+                if index < start or (index - start) % every:
+                    continue
+                image = _upright(picture, _orientation(picture))
+                if image.shape[:2] != self.size:
+                    raise VideoError(
+                        f"{self.path}: frame {index} is {image.shape[1]}x{image.shape[0]}, those before were "
+                        f"{self.size[1]}x{self.size[0]}: expected one size; cut the video where it changes"
+                    )
+                yield Frame(index, self.name(index), image, time, duration)
+        self._assess(decoding, index + 1, last)
+
+    def _time(self, picture: av.VideoFrame, expected: Fraction | None) -> tuple[Fraction, Fraction]:
+        """Presentation time and duration in seconds.
+
+        A container with a coarse clock (Matroska: milliseconds) rounds the times of a constant frame rate: a time that
+        is such a rounded one is given as what it was.
+        """
+        duration = picture.duration * self._ticks if picture.duration else 1 / self.rate
+        if picture.pts is None:
+            return expected or Fraction(0), duration
+        time = picture.pts * self._ticks
+        if self._on_grid:
+            ideal = round(time * self.rate) / self.rate
+            if abs(ideal - time) <= self._ticks / 2:
+                time = ideal
+            if abs(1 / self.rate - duration) < self._ticks:
+                duration = 1 / self.rate
+        return time, duration
+
+    def _assess(self, decoding: _Decoding, read: int, end: Fraction | None) -> None:
+        missing = self.count is not None and decoding.packets < self.count
+        short = self._end is not None and end is not None and end < self._end - 2 / self.rate
+        if missing or short or decoding.damaged:
+            announced = self.count or (round(self._end * self.rate) if self._end else 0)
+            of = f"of its {announced} frames" if announced > read else "frames"
+            self.damage = f"{self.path} is truncated or damaged: {read} {of} could be read"
+
+
+class _Decoding:
+    """One pass over a stream that goes on behind what cannot be decoded.
+
+    Attributes:
+        packets: packets met so far.
+        damaged: packets or pictures lost so far.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self.container = container
+        self.stream = stream
+        self.packets = 0
+        self.damaged = 0
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        # Decoding runs beside the inference: more threads would take its cores.
+        self.stream.codec_context.thread_count = 1
+        clean = False
+        for packet in self._packets():
+            try:
+                pictures = packet.decode()
+            except av.error.FFmpegError:
+                self.damaged += 1
+                continue
+            for picture in pictures:
+                if picture.is_corrupt:
+                    # A recording that begins between key frames begins with some.
+                    self.damaged += clean
+                    continue
+                clean = True
+                yield picture
+
+    def _packets(self) -> Iterator[Any]:
+        try:
+            for packet in self.container.demux(self.stream):
+                self.packets += bool(packet.size)
+                yield packet
+        except av.error.FFmpegError:
+            self.damaged += 1
+
+
+def _open_container(path: Path) -> Any:
+    try:
+        container = av.open(f"file:{path}", metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        if isinstance(error, PermissionError):
+            raise VideoError(f"{path} cannot be read: permission denied") from None
+        if path.stat().st_size == 0:
+            raise VideoError(f"{path} is empty: expected a video") from None
+        with path.open("rb") as stream:
+            head = stream.read(12)
+        if head[:4] == MATROSKA_MAGIC:
+            raise VideoError(f"{path} is a Matroska file that holds no frame: it is empty or truncated") from None
+        if head[4:8] == MP4_MAGIC:
+            raise VideoError(
+                f"{path} is a truncated MP4: its index, written last, is missing, so 0 frames can be read; copy or "
+                "record it again"
+            ) from None
+        raise VideoError(f"{path} is not a video: expected a file that FFmpeg reads, or a folder of images") from None
+    name = container.format.name
+    if name in TEXT_FORMATS:
+        container.close()
+        raise VideoError(f"{path} is not a video but text: expected a file that FFmpeg reads, or a folder of images")
+    if name.endswith("_pipe") or name == "image2":
+        container.close()
+        raise VideoError(f"{path} is not a video but a single image: expected a video or the folder of images")
+    return container
+
+
+def _video_stream(container: Any, path: Path) -> Any:
+    covers = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not streams:
+        found = "only other streams" if len(container.streams) else "no stream"
+        raise VideoError(f"{path} holds no frame: expected a video stream, found {found}")
+    return streams[0]
+
+
+def _declared_end(stream: Any) -> Fraction | None:
+    """Seconds; Matroska writes a stream's duration into a tag, as hours:minutes:seconds."""
+    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if found is None:
+        return None
+    hours, minutes, seconds = found.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+
+
+def _orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
+    """Signs of the display matrix's upper left 2x2, [[a, b], [c, d]]: x' = a x + c y, y' = b x + d y.
+
+    FFmpeg's `libavutil/display.h` gives the layout: nine int32, row by row.
+    """
+    data: Any = picture.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return np.eye(2, dtype=np.int64)
+    matrix = np.frombuffer(bytes(data), np.int32)[:9].reshape(3, 3)[:2, :2].astype(np.int64)
+    upright = abs(matrix[0, 0]) >= abs(matrix[0, 1])
+    return np.sign(matrix) * (np.eye(2, dtype=np.int64) if upright else 1 - np.eye(2, dtype=np.int64))
+
+
+def _upright(picture: av.VideoFrame, matrix: NDArray[np.int64]) -> NDArray[np.uint8]:
+    image = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
+    if matrix[0, 0] or matrix[1, 1]:
+        flip_x, flip_y = matrix[0, 0] < 0, matrix[1, 1] < 0
+    else:
+        image = image.transpose(1, 0, 2)
+        flip_x, flip_y = matrix[1, 0] < 0, matrix[0, 1] < 0
+    if flip_x:
+        image = image[:, ::-1]
+    if flip_y:
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+class ImageFolder:
+    """Images in natural order (`2.jpg` before `10.jpg`), as frames at `FOLDER_RATE`; EXIF rotation is applied."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damage: str | None = None
+        self.files = sorted(
+            (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")),
+            key=lambda p: natural_key(p.name),
+        )
+        if not self.files:
+            raise VideoError(f"{path} holds no frame: expected images ({', '.join(IMAGE_SUFFIXES)})")
+        self._indices = {file.stem: index for index, file in enumerate(self.files)}
+        if len(self._indices) < len(self.files):
+            twins = next(a for a in self.files if self.files[self._indices[a.stem]] != a)
+            other = self.files[self._indices[twins.stem]]
+            raise VideoError(f"{path} holds {twins.name} and {other.name}: their masks would have one name; keep one")
+        self.count: int | None = len(self.files)
+        self.rate = FOLDER_RATE
+        self.time_base = 1 / FOLDER_RATE
+        self.pixel_aspect = Fraction(1)
+        self.size = _upright_size(self.files[0])
+        for file in self.files:
+            size = _upright_size(file)
+            if size != self.size:
+                raise VideoError(
+                    f"{file} is {size[1]}x{size[0]}, {self.files[0].name} is {self.size[1]}x{self.size[0]}: expected "
+                    "images of one size"
+                )
+
+    def name(self, index: int) -> str:
+        """The image's name without suffix."""
+        return self.files[index].stem
+
+    def index_of(self, name: str) -> int | None:
+        """The place of the image so called; None if there is none."""
+        return self._indices.get(name)
+
+    def fingerprint(self) -> str:
+        """Digest of the images' names and lengths in bytes."""
+        listing = "".join(f"{file.name} {file.stat().st_size}\n" for file in self.files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+
+    def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
+        """See `Source.frames`."""
+        for index in range(start, len(self.files) if stop is None else min(stop, len(self.files)), every):
+            file = self.files[index]
+            try:
+                with Image.open(file) as opened:
+                    image = _rgb(ImageOps.exif_transpose(opened), file)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise VideoError(f"{file} cannot be read as an image: {error}") from None
+            if image.shape[:2] != self.size:
+                raise VideoError(
+                    f"{file} is {image.shape[1]}x{image.shape[0]} when turned by its EXIF data, the others are "
+                    f"{self.size[1]}x{self.size[0]}: expected images of one size"
+                )
+            yield Frame(index, file.stem, image, index * self.time_base, self.time_base)
+
+
+def _rgb(image: Image.Image, file: Path) -> NDArray[np.uint8]:
+    """(H, W, 3); of 16-bit grey the upper 8 bits, as Pillow itself takes them from 16-bit colour."""
+    if image.mode.startswith("I;16"):
+        grey = (np.array(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise VideoError(f"{file} holds 32-bit values of unknown range: expected 8 or 16 bits per channel; convert it")
+    return np.array(image.convert("RGB"))
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Sorts numbers inside names by their value."""
+    parts = re.split(r"([0-9]+)", name.lower())
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts], name
+
+
+EXIF_ORIENTATION = 0x0112
+
+
+def _upright_size(file: Path) -> tuple[int, int]:
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            # Pillow would decode a whole PNG to look for EXIF data behind the pixels.
+            looked_at = image.format != "PNG" or "exif" in image.info
+            turned = looked_at and image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VideoError(f"{file} cannot be read as an image: {error}") from None
+    return (width, height) if turned else (height, width)

@@ -1,0 +1,104 @@
+"""Kept terms of the memory's attention against terms that are computed again."""
+
+import numpy as np
+import pytest
+from jointrt import Segmenter
+from jointrt.runtime.cpu.pair_terms import TermPool
+
+
+def load(bundle, budget=None, **settings):
+    segmenter = Segmenter.load(bundle.folder, threads=1, **settings)
+    if budget is not None:
+        segmenter.network.terms.budget = budget
+    return segmenter
+
+
+def two_objects(disc, t):
+    frame, mask = disc(t)
+    if t == 3:
+        mask[60:90, 100:150] = 9
+    return frame, mask if t in (0, 3) else None
+
+
+def one_term(segmenter):
+    return sum(segmenter.network.buffer(name).array.nbytes for name in ("C", "D"))
+
+
+@pytest.mark.parametrize("room", [10**9, 8, 5, 1])
+def test_masks_are_those_of_computing_again_over_many_replacements(tiny_bundle, disc, room):
+    plain = load(tiny_bundle, 0, interval=1, memory=4)
+    kept = load(tiny_bundle, interval=1, memory=4)
+    kept.network.terms.budget = room * one_term(kept)
+    for t in range(30):
+        frame, mask = two_objects(disc, t % 12 if t > 3 else t)
+        np.testing.assert_array_equal(kept.step(frame, mask), plain.step(frame, mask))
+    held = [len(tracker.target.terms) for tracker in kept._trackers.values()]
+    # Of four slots, three pairs leave out the first.
+    assert held == [min(3, room), min(3, max(room - 3, 0))]
+    for a, b in zip(kept._trackers.values(), plain._trackers.values(), strict=True):
+        assert not len(b.target.terms)
+        for mine, theirs in zip(a.target.frames, b.target.frames, strict=True):
+            for name in ("C", "D", "key_cross"):
+                np.testing.assert_allclose(mine[name].array, theirs[name].array, rtol=1e-3, atol=1e-5)
+
+
+def test_no_frame_that_leaves_is_computed_again_but_for_the_first_frames_terms(tiny_bundle, disc):
+    segmenter = load(tiny_bundle, interval=1, memory=5)
+    calls = {}
+    for name, engine in segmenter.network.engines.items():
+
+        def run(inputs, outputs, name=name, run=engine.run):
+            calls[name] = calls.get(name, 0) + 1
+            run(inputs, outputs)
+
+        engine.run = run
+    for t in range(20):
+        segmenter.step(disc(t % 12)[0], disc(0)[1] if t == 0 else None)
+    replaced = calls["memory_replace"]
+    # Every replacement renews four pairs, one of them with the first frame.
+    assert calls["memory_swap"] == 3 * replaced + 6
+    assert calls["memory_add"] == 4
+
+
+def test_a_restored_object_goes_on_to_the_bit(tiny_bundle, disc):
+    whole, first, second = (load(tiny_bundle, interval=1, memory=4) for _ in range(3))
+    room = 5 * one_term(whole)
+    for segmenter in (whole, first, second):
+        segmenter.network.terms.budget = room
+    for t in range(11):
+        frame, mask = two_objects(disc, t)
+        whole.step(frame, mask)
+        first.step(frame, mask)
+    second.load_state_dict(first.state_dict())
+    for t in range(11, 20):
+        frame = disc(t % 12)[0]
+        np.testing.assert_array_equal(whole.step(frame), second.step(frame))
+    expected, found = whole.state_dict(), second.state_dict()
+    assert len(expected["object1.target.terms"]) == 3
+    assert len(expected["object9.target.terms"]) == 2
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_an_older_row_is_not_mistaken_for_a_newer_one():
+    """Slots may be renewed in any order: only what the frame that stays took from the one that leaves is taken out."""
+    from jointrt.runtime.cpu.onnxruntime_engine import Buffer
+
+    pool = TermPool(lambda: Buffer.zeros(2), lambda: Buffer.zeros(1))
+    terms = pool.new_user()
+    assert terms.renew(0, 1, replaced=False) is None
+    kept = terms.renew(1, 2, replaced=False)
+    assert (kept.row, kept.column) == (2, 1)
+    # Slot 1 is older, so that slot 2 holds what it took from it.
+    assert terms.renew(2, 1, replaced=True) is kept
+    assert (kept.row, kept.column) == (1, 2)
+    # Slot 1 is now the newer one, and leaves first all the same.
+    assert terms.renew(2, 1, replaced=True) is None
+    assert len(terms) == 0
+    pool.budget = 12 * 2
+    assert terms.renew(1, 2, replaced=False) is not None
+    other = pool.new_user()
+    assert other.renew(1, 2, replaced=False) is not None
+    assert other.renew(1, 3, replaced=False) is None
+    del terms, other
+    assert pool.new_user().renew(1, 3, replaced=False) is not None

@@ -1,0 +1,192 @@
+import cv2
+import numpy as np
+import pytest
+from jointrt.errors import MaskError, OutputError
+from jointrt.runtime.video.masks import GivenMasks, davis_palette, distinct_colours, read_label_map, write_label_map
+from jointrt.runtime.video.sources import open_source
+from PIL import Image
+
+DAVIS_COLOURS = [
+    *([0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128], [128, 128, 128]),
+    *([64, 0, 0], [191, 0, 0], [64, 128, 0], [191, 128, 0], [64, 0, 128], [191, 0, 128], [64, 128, 128]),
+    *([191, 128, 128], [0, 64, 0], [128, 64, 0], [0, 191, 0], [128, 191, 0], [0, 64, 128], [128, 64, 128]),
+]
+"""The first colours of the annotations of DAVIS 2017; grey levels follow."""
+
+
+def squares(*ids, size=(48, 80)):
+    labels = np.zeros(size, np.uint8)
+    for place, object_id in enumerate(ids):
+        labels[6 + 2 * place : 26 + 2 * place, 2 + 24 * place : 22 + 24 * place] = object_id
+    return labels
+
+
+def film(folder, count, size=(48, 80)):
+    folder.mkdir()
+    for index in range(count):
+        Image.new("RGB", size[::-1]).save(folder / f"{index:05d}.jpg")
+    return open_source(folder)
+
+
+def test_palette_is_that_of_the_davis_annotations():
+    palette = davis_palette()
+    assert palette[:22].tolist() == DAVIS_COLOURS
+    assert palette[22:].tolist() == [[i, i, i] for i in range(22, 256)]
+    assert len(np.unique(distinct_colours(), axis=0)) == 256
+
+
+def test_written_masks_are_palette_pngs_that_keep_ids(tmp_path):
+    labels = squares(1, 7, 255)
+    write_label_map(tmp_path / "00000.png", labels)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.png"]
+    with Image.open(tmp_path / "00000.png") as image:
+        assert (image.format, image.mode) == ("PNG", "P")
+        assert np.array_equal(np.array(image), labels)
+        assert np.array(image.convert("RGB"))[10, 30].tolist() == DAVIS_COLOURS[7]
+    assert np.array_equal(read_label_map(tmp_path / "00000.png"), labels)
+
+
+def test_failed_write_leaves_nothing(tmp_path):
+    (tmp_path / "00000.png").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_label_map(tmp_path / "00000.png", squares(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.png"]
+
+
+def test_names_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("n" * 251 + ".png")
+    write_label_map(path, squares(1))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("image", "ids"),
+    [
+        (Image.fromarray(squares(3, 20)), {3, 20}),
+        (Image.fromarray(squares(255)), {1}),
+        (Image.fromarray(squares(1, 255)), {1, 255}),
+        (Image.fromarray(squares(9)), {9}),
+        (Image.fromarray(squares(255)).convert("1"), {1}),
+        (Image.fromarray(squares(255)).convert("RGB"), {1}),
+        (Image.fromarray(squares(2, 4)).convert("RGBA"), {2, 4}),
+        (Image.fromarray(squares(3, 200).astype(np.uint16)), {3, 200}),
+        (Image.fromarray(squares(1).astype(np.uint16) * 65535), {1}),
+    ],
+)
+def test_grey_and_black_and_white_masks(tmp_path, image, ids):
+    image.save(tmp_path / "m.png")
+    labels = read_label_map(tmp_path / "m.png")
+    assert set(np.unique(labels).tolist()) == {0, *ids}
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels > 0, squares(*sorted(ids)) > 0)
+
+
+def test_all_255_ids_on_small_patches_are_accepted(tmp_path):
+    labels = np.kron(np.arange(256, dtype=np.uint8).reshape(16, 16), np.ones((4, 4), np.uint8))
+    Image.fromarray(labels).save(tmp_path / "m.png")
+    assert np.array_equal(read_label_map(tmp_path / "m.png"), labels)
+
+
+def disk(size=(96, 96)):
+    return cv2.circle(np.zeros(size, np.uint8), (48, 48), 25, 255, -1)
+
+
+@pytest.mark.parametrize(
+    "smoothed",
+    [
+        cv2.circle(np.zeros((96, 96), np.uint8), (48, 48), 25, 255, -1, cv2.LINE_AA),
+        cv2.GaussianBlur(disk(), (0, 0), 1.0),
+        cv2.GaussianBlur(disk(), (0, 0), 4.0),
+        cv2.resize(disk(), (240, 200), interpolation=cv2.INTER_LINEAR),
+        cv2.resize(disk(), (48, 48), interpolation=cv2.INTER_AREA),
+        cv2.resize(squares(60, 120, 180), (200, 131), interpolation=cv2.INTER_CUBIC),
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_anti_aliased_masks_are_refused(tmp_path, smoothed, mode):
+    Image.fromarray(smoothed).convert(mode).save(tmp_path / "m.png")
+    with pytest.raises(MaskError, match=r"\d+ ids.*anti-aliased.*nearest"):
+        read_label_map(tmp_path / "m.png")
+
+
+def test_photo_reduced_to_a_palette_is_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
+    Image.fromarray(noise).quantize(64).save(tmp_path / "m.png")
+    with pytest.raises(MaskError, match=r"64 ids|63 ids"):
+        read_label_map(tmp_path / "m.png")
+
+
+def test_masks_that_say_no_ids_are_refused(tmp_path):
+    colours = davis_palette()[squares(1, 2)]
+    Image.fromarray(colours).save(tmp_path / "rgb.png")
+    Image.fromarray(squares(255)).save(tmp_path / "lossy.jpg")
+    many = np.arange(300, dtype=np.uint16).repeat(16).reshape(60, 80)
+    Image.fromarray(many).save(tmp_path / "many.png")
+    Image.fromarray((squares(1) * np.uint16(1000)).astype(np.uint16)).save(tmp_path / "large.png")
+    (tmp_path / "text.png").write_text("no image")
+    whole = (tmp_path / "rgb.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) - 40])
+    for name, said in {
+        "missing.png": "does not exist",
+        "rgb.png": "RGB image of 3 colours with no palette.*indexed",
+        "lossy.jpg": "JPEG.*expected a PNG",
+        "many.png": "299 objects: expected at most 255",
+        "large.png": "ids up to 1000",
+        "text.png": "cannot be read as a PNG",
+        "cut.png": "cannot be read as a PNG",
+    }.items():
+        with pytest.raises(MaskError, match=said):
+            read_label_map(tmp_path / name)
+
+
+def test_single_mask_belongs_to_the_first_segmented_frame(tmp_path):
+    source = film(tmp_path / "film", 8)
+    write_label_map(tmp_path / "m.png", squares(4, 2))
+    masks = GivenMasks.read(tmp_path / "m.png", source, start=3)
+    assert masks.begin == 3
+    assert masks.ids_until(3) == {2, 4}
+    assert np.array_equal(masks.at(3), squares(4, 2))
+    assert masks.at(4) is None
+
+
+def test_wrong_size_and_empty_masks_are_refused(tmp_path):
+    source = film(tmp_path / "film", 2)
+    write_label_map(tmp_path / "small.png", squares(1, size=(40, 60)))
+    write_label_map(tmp_path / "empty.png", squares())
+    with pytest.raises(MaskError, match=r"60x40.*80x48"):
+        GivenMasks.read(tmp_path / "small.png", source)
+    with pytest.raises(MaskError, match="empty"):
+        GivenMasks.read(tmp_path / "empty.png", source)
+
+
+def folder_of_masks(path, **masks):
+    path.mkdir()
+    for name, labels in masks.items():
+        write_label_map(path / f"{name[1:]}.png", labels)
+    return path
+
+
+def test_folder_of_masks_adds_objects_where_they_are_new(tmp_path):
+    source = film(tmp_path / "film", 12)
+    folder = folder_of_masks(
+        tmp_path / "m", f00000=squares(), f00002=squares(1), f00005=squares(1, 3), f00007=squares(3), f00009=squares(8)
+    )
+    masks = GivenMasks.read(folder, source)
+    assert masks.begin == 2
+    assert masks.new_ids == {2: {1}, 5: {3}, 9: {8}}
+    assert GivenMasks.read(folder, source, start=6).new_ids == {7: {3}, 9: {8}}
+    assert GivenMasks.read(folder, source, stop=6).new_ids == {2: {1}, 5: {3}}
+
+
+def test_folders_of_masks_that_do_not_fit_are_refused(tmp_path):
+    source = film(tmp_path / "film", 12)
+    with pytest.raises(MaskError, match="holds no PNG"):
+        GivenMasks.read(folder_of_masks(tmp_path / "a"), source)
+    with pytest.raises(MaskError, match=r"00012\.png is named like no frame .*00000 to 00011"):
+        GivenMasks.read(folder_of_masks(tmp_path / "b", f00012=squares(1)), source)
+    with pytest.raises(MaskError, match="no mask with an object"):
+        GivenMasks.read(folder_of_masks(tmp_path / "c", f00000=squares()), source)
+    folder = folder_of_masks(tmp_path / "d", f00000=squares(1), f00003=squares(1, 2))
+    with pytest.raises(MaskError, match=r"object 2 .*00003\.png.*every=2"):
+        GivenMasks.read(folder, source, every=2)
+    assert GivenMasks.read(folder, source, every=3).new_ids == {0: {1}, 3: {2}}

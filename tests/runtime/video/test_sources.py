@@ -1,0 +1,199 @@
+import os
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+from jointrt.errors import VideoError
+from jointrt.runtime.video.sources import natural_key, open_source
+from PIL import Image
+
+
+def write_video(path, images, times, time_base, *, rate, rotation=0, faststart=False, container="mp4"):
+    """An all-key-frame H.264 video whose frames have the given times, in ticks of the time base."""
+    options = {"movflags": "faststart"} if faststart else {}
+    with av.open(str(path), "w", format=container, options=options) as output:
+        stream = output.add_stream("libx264", rate=rate, options={"crf": "4", "g": "1", "bf": "0"})
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = "yuv444p"
+        stream.codec_context.time_base = stream.time_base = time_base
+        stream.codec_context.thread_count = 1
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for image, time in zip(images, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, time_base
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def pictures(count, size=(48, 80)):
+    """Frames whose grey level is their number, with a bright upper left corner."""
+    images = np.zeros((count, *size, 3), np.uint8)
+    images += (np.arange(count, dtype=np.uint8) * 4)[:, None, None, None]
+    images[:, : size[0] // 4, : size[1] // 4] = 250
+    return list(images)
+
+
+def test_ntsc_rate_stays_an_exact_fraction(tmp_path):
+    path = write_video(
+        tmp_path / "a.mp4", pictures(9), range(0, 9 * 1001, 1001), Fraction(1, 30000), rate=Fraction(30000, 1001)
+    )
+    source = open_source(path)
+    assert source.rate == Fraction(30000, 1001)
+    assert (source.size, source.count) == ((48, 80), 9)
+    frames = list(source.frames())
+    assert [frame.time for frame in frames] == [Fraction(1001 * i, 30000) for i in range(9)]
+    assert [round(frame.image[40, 60].mean() / 4) for frame in frames] == list(range(9))
+    assert [frame.name for frame in frames[:2]] == ["00000", "00001"]
+    assert source.damage is None
+
+
+def test_variable_frame_rate_keeps_every_time(tmp_path):
+    times = [0, 40, 45, 200, 201, 1000]
+    path = write_video(tmp_path / "a.mp4", pictures(6), times, Fraction(1, 1000), rate=25)
+    assert [frame.time for frame in open_source(path).frames()] == [Fraction(time, 1000) for time in times]
+
+
+def test_times_that_matroska_rounds_to_milliseconds_are_given_exactly(tmp_path):
+    path = write_video(
+        tmp_path / "a.mkv",
+        pictures(7),
+        range(0, 7 * 1001, 1001),
+        Fraction(1, 30000),
+        rate=Fraction(30000, 1001),
+        container="matroska",
+    )
+    with av.open(str(path)) as container:
+        assert [packet.pts for packet in container.demux() if packet.size] == [0, 33, 67, 100, 133, 167, 200]
+    assert [frame.time for frame in open_source(path).frames()] == [Fraction(1001 * i, 30000) for i in range(7)]
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotation_metadata_turns_frames_as_opencv_does(tmp_path, rotation):
+    path = write_video(tmp_path / "a.mp4", pictures(2), [0, 1], Fraction(1, 25), rate=25, rotation=rotation)
+    source = open_source(path)
+    frame = next(source.frames())
+    expected = cv2.VideoCapture(str(path)).read()[1][..., ::-1]
+    assert frame.image.shape == expected.shape
+    assert source.size == expected.shape[:2]
+    assert np.abs(frame.image.astype(int) - expected).max() < 12
+
+
+def test_range_counts_frames_of_the_source(tmp_path):
+    path = write_video(tmp_path / "a.mp4", pictures(20), range(20), Fraction(1, 25), rate=25)
+    frames = list(open_source(path).frames(3, 15, 5))
+    assert [(frame.index, frame.time) for frame in frames] == [(i, Fraction(i, 25)) for i in (3, 8, 13)]
+    assert [round(frame.image[40, 60].mean() / 4) for frame in frames] == [3, 8, 13]
+
+
+@pytest.mark.parametrize(("container", "suffix"), [("mp4", "mp4"), ("matroska", "mkv")])
+def test_truncated_video_gives_what_can_be_read_and_says_so(tmp_path, container, suffix):
+    noise = list(np.random.default_rng(0).integers(0, 255, (20, 48, 80, 3), np.uint8))
+    whole = write_video(
+        tmp_path / f"whole.{suffix}", noise, range(20), Fraction(1, 25), rate=25, faststart=True, container=container
+    )
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    expected = [frame.image for frame in open_source(whole).frames()]
+    source = open_source(cut)
+    read = [frame.image for frame in source.frames()]
+    assert 6 <= len(read) <= 11
+    assert all((a == b).all() for a, b in zip(read, expected, strict=False))
+    assert f"{len(read)} of its 20 frames could be read" in source.damage
+
+
+def test_files_that_are_no_video_are_refused_in_one_line(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    (tmp_path / "text.txt").write_text("a text that a terminal could show\n" * 50)
+    Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    whole = write_video(tmp_path / "whole.mp4", pictures(9), range(9), Fraction(1, 25), rate=25)
+    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:-200])
+    for name, said in {
+        "missing.mp4": "does not exist",
+        "empty.mp4": "is empty",
+        "noise.mp4": "is not a video",
+        "text.txt": "text",
+        "image.png": "a single image",
+        "folder": "holds no frame",
+        "pipe": "neither a file nor a folder",
+        "cut.mp4": "truncated",
+    }.items():
+        with pytest.raises(VideoError, match=said) as caught:
+            open_source(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("mp4", "libx264"), ("avi", "mpeg4")])
+def test_video_without_frames_is_refused(tmp_path, suffix, codec):
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        output.start_encoding()
+        output.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="holds no frame"):
+        open_source(path)
+
+
+def test_folder_is_read_in_natural_order(tmp_path):
+    for name, level in (("10.png", 10), ("2.png", 2), ("1.jpg", 1)):
+        Image.new("L", (40, 30), level).save(tmp_path / name, quality=100)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / ".hidden.png").touch()
+    source = open_source(tmp_path)
+    frames = list(source.frames())
+    assert [(frame.name, int(frame.image.mean())) for frame in frames] == [("1", 1), ("2", 2), ("10", 10)]
+    assert source.index_of("10") == 2
+    assert source.size == (30, 40)
+
+
+def test_16_bit_grey_keeps_its_brightness(tmp_path):
+    grey = pictures(3)[2][..., 0]
+    image = grey.astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / "0.png"), image)
+    cv2.imwrite(str(tmp_path / "1.tif"), image)
+    for frame in open_source(tmp_path).frames():
+        assert np.array_equal(frame.image, np.repeat(grey[..., None], 3, axis=2)), frame.name
+    Image.fromarray(image.astype(np.float32)).save(tmp_path / "2.tif")
+    with pytest.raises(VideoError, match=r"2\.tif holds 32-bit values"):
+        list(open_source(tmp_path).frames())
+
+
+def test_natural_order_ignores_case_and_leading_zeros_only():
+    names = ["f10", "F9", "f009b", "f1"]
+    assert sorted(names, key=natural_key) == ["f1", "F9", "f009b", "f10"]
+
+
+def test_folder_images_are_turned_by_their_exif_data(tmp_path):
+    image = Image.fromarray(pictures(1)[0])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "0.png", exif=exif)
+    source = open_source(tmp_path)
+    frame = next(source.frames())
+    assert source.size == (80, 48)
+    assert frame.image[5, 45].mean() == 250, "orientation 6 means: the camera's upper left is the upper right"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(("1.png", "1.jpg"), "one name"), (("1.png", "2.png", "large.png"), "of one size")]
+)
+def test_folders_that_cannot_be_one_film_are_refused(tmp_path, names, said):
+    for name in names:
+        Image.new("L", (80, 60) if name == "large.png" else (40, 30)).save(tmp_path / name)
+    with pytest.raises(VideoError, match=said):
+        open_source(tmp_path)
+
+
+def test_unreadable_image_is_named(tmp_path):
+    for name in ("0.png", "1.png"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)).save(tmp_path / name)
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:900])
+    with pytest.raises(VideoError, match=r"1\.png cannot be read"):
+        list(open_source(tmp_path).frames())
