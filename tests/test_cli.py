@@ -15,7 +15,7 @@ from jointrt.runtime.bundle import installed_bundles
 from jointrt.runtime.video.masks import davis_palette, read_label_map, write_label_map
 from PIL import Image
 
-EXAMPLES = Path(cli.__file__).parent / "examples"
+EXAMPLES = Path(cli.__file__).parents[1] / "examples"
 CLIP, MASK = EXAMPLES / "dog.mp4", EXAMPLES / "dog.png"
 
 needs_lite = pytest.mark.skipif(

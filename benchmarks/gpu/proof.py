@@ -36,11 +36,11 @@ from .rows import TINY, Plan, Row
 
 TESTS = (
     "tests/gpu",
-    "tests/runtime/test_device_geometry.py",
-    "tests/runtime/test_device_goldens.py",
-    "tests/runtime/test_device_segmenter.py",
-    "tests/export/test_half_memory.py",
-    "tests/export/test_half_precision.py",
+    "tests/runtime/device/test_geometry.py",
+    "tests/runtime/device/test_goldens.py",
+    "tests/runtime/device/test_follower.py",
+    "tests/export/graphs/test_half_memory.py",
+    "tests/export/graphs/test_half_precision.py",
 )
 PYTEST_NEEDS = ("pytest", "PIL", "safetensors")
 LINE = "{:<12} {:>3}  {:<58} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>9}"

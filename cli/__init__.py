@@ -1,0 +1,14 @@
+"""The `jointrt` command: one module a family of commands, which only translate what was typed."""
+
+# In the order in which the help shows them.
+# isort: off
+from . import segment
+from . import accuracy
+from . import speed
+from . import bundles
+from . import training
+from . import machine
+from .app import app, main
+# isort: on
+
+__all__ = ["accuracy", "app", "bundles", "machine", "main", "segment", "speed", "training"]

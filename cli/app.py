@@ -1,0 +1,71 @@
+"""The `jointrt` command. Libraries are imported inside the commands, so that help needs none of them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import JointError
+
+app = typer.Typer(
+    name="jointrt",
+    help="Segment objects through videos with JOINT: from a first mask to a mask for every frame.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+EXTRAS = {
+    "torch": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "lightning_fabric": "train",
+    "tensorboard": "train",
+    "matplotlib": "bench",
+}
+"""Libraries that the base installation lacks, and the extra that brings each."""
+
+
+def main() -> None:
+    """Run the command line; a `JointError` becomes one line on the error output and exit code 2."""
+    try:
+        app()
+    except JointError as error:
+        print_error(str(error))
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            raise
+        print_error(f"{library} is not installed: install it with `pip install 'jointrt[{EXTRAS[library]}]'`")
+        sys.exit(2)
+
+
+def print_error(message: str) -> None:
+    """One red line on the error output, never wrapped."""
+    from rich.console import Console
+
+    line = "error: " + " ".join(message.split())
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jointrt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,213 @@
+"""Making bundles and testing them: `jointrt import-checkpoint`, `export`, `build`, `verify` and `quantize`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app, print_error
+from .options import Memory, Weights
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    source: Annotated[Path, typer.Argument(help="A released .pth.tar, or a plain state dict.")],
+    destination: Annotated[Path, typer.Argument(help="The weights file to write, .safetensors.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Turn a released checkpoint into a weights file; nothing in the checkpoint is run."""
+    from ..export.checkpoint.released import import_checkpoint as convert
+
+    count = convert(source, destination, overwrite=overwrite)
+    typer.echo(f"{destination}: {count} tensors from {source}")
+
+
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Option(help="Weights file of import-checkpoint or train.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder.")],
+    crop: Annotated[
+        str | None,
+        typer.Option(help="Size of the crops in pixels.", metavar="HEIGHTxWIDTH", show_default="the model's"),
+    ] = None,
+    memory: Annotated[int, typer.Option(help="Frames kept per object, by default.")] = 20,
+    interval: Annotated[int, typer.Option(help="Frames between memory updates, by default.")] = 5,
+    max_objects: Annotated[int, typer.Option(help="Objects that one engine call may carry.")] = 8,
+    include_weights: Annotated[
+        bool, typer.Option("--weights-inside/--no-weights-inside", help="Keep the weights in the bundle.")
+    ] = True,
+    half_weights: Annotated[
+        bool, typer.Option("--half-weights", help="Round the weights to fp16: half the size, still computed in fp32.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Export a model to a bundle of ONNX graphs; ends in a comparison with the PyTorch network."""
+    from rich.console import Console
+
+    from ..export.build.bundle import export_bundle, parse_crop
+    from ..export.parity.table import parity_table
+
+    console = Console()
+    with console.status("loading the weights") as status:
+        made = export_bundle(
+            weights,
+            out,
+            crop=None if crop is None else parse_crop(crop),
+            memory=memory,
+            interval=interval,
+            max_objects=max_objects,
+            include_weights=include_weights,
+            half_weights=half_weights,
+            overwrite=overwrite,
+            progress=status.update,
+        )
+    assert made.manifest.parity is not None
+    console.print(parity_table(made.manifest.parity))
+    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} graphs, opset {made.manifest.opset}")
+
+
+@app.command()
+def build(
+    bundle: Annotated[str, typer.Argument(help="Name of an installed bundle of ONNX graphs, or its folder.")],
+    backend: Annotated[
+        str, typer.Option(metavar="tensorrt|tensorrt-rtx|onnxruntime", help="What the engines are for.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder.", show_default="NAME-BACKEND")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="GPUs to build for; tensorrt-rtx only.", metavar="sm89,...", show_default="this machine's"),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="fp16|fp32|int8", help="fp16 keeps fp32 islands; int8, for TensorRT, is fp16 beside.")
+    ] = "fp16",
+    clips: Annotated[
+        list[Path] | None,
+        typer.Option(help="For int8: a clip to calibrate on, NAME.png beside it.", show_default="the shipped one"),
+    ] = None,
+    max_objects: Annotated[
+        int | None, typer.Option(help="Objects that one call may carry.", show_default="the bundle's")
+    ] = None,
+    memory: Memory = None,
+    weights: Weights = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Build engines for GPUs from a bundle; onnxruntime, and tensorrt-rtx with --target, need no GPU for that."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from ..errors import SettingsError
+    from ..export.build.onnxruntime import build_onnx_bundle
+    from ..export.build.tensorrt import BuildOptions, build_bundle, parse_targets
+    from ..export.parity.engines import why_not_here
+    from ..export.parity.table import parity_table
+    from ..runtime.bundle import Bundle
+
+    if clips and precision != "int8":
+        raise SettingsError(f"--clips calibrates int8, the precision is {precision}: leave it out, or --precision int8")
+    opened = Bundle.open(bundle)
+    defaults = opened.manifest.defaults
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    if backend == "onnxruntime":
+        if target is not None or max_objects is not None:
+            raise SettingsError("--target and --max-objects say nothing to ONNX Runtime: leave them out")
+        with Progress(*columns) as progress:
+            task = progress.add_task("building", total=None)
+            made = build_onnx_bundle(
+                opened,
+                out or Path(f"{opened.folder.resolve().name}-{backend}"),
+                precision=precision,
+                memory=defaults.memory if memory is None else memory,
+                weights=weights,
+                overwrite=overwrite,
+                progress=lambda step, done, total: progress.update(task, description=step, completed=done, total=total),
+            )
+        typer.echo(f"{made.folder}: {len(made.manifest.graphs)} graphs, {precision}; not yet compared on a GPU")
+        return
+    options = BuildOptions.check(
+        backend=backend,
+        precision=precision,
+        targets=parse_targets(target),
+        max_objects=defaults.max_objects if max_objects is None else max_objects,
+        memory=defaults.memory if memory is None else memory,
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("building", total=None)
+        made = build_bundle(
+            opened,
+            out or Path(f"{opened.folder.resolve().name}-{backend}"),
+            options,
+            weights=weights,
+            clips=clips or (),
+            overwrite=overwrite,
+            progress=lambda step, done, total: progress.update(task, description=step, completed=done, total=total),
+        )
+    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} engines, {precision}")
+    if made.manifest.parity is None:
+        typer.echo(f"not compared with the PyTorch network: {why_not_here(made.manifest)}")
+    else:
+        Console().print(parity_table(made.manifest.parity))
+
+
+@app.command()
+def verify(
+    bundle: Annotated[str, typer.Argument(help="Name of an installed bundle, or a bundle's folder.")],
+    weights: Weights = None,
+) -> None:
+    """Compare a bundle with the PyTorch network again, on this machine; exit code 1 when over a tolerance."""
+    from rich.console import Console
+
+    from ..export.build.network import bundle_network
+    from ..export.parity.graphs import failures, measure
+    from ..export.parity.table import parity_table
+    from ..runtime.bundle import Bundle
+
+    console = Console()
+    opened = Bundle.open(bundle)
+    with console.status("comparing with the PyTorch network"):
+        parity = measure(opened, bundle_network(opened, weights))
+    console.print(parity_table(parity))
+    failed = failures(parity)
+    for line in failed:
+        print_error(line)
+    sys.exit(1 if failed else 0)
+
+
+@app.command()
+def quantize(
+    bundle: Annotated[str, typer.Argument(help="Name of an fp32 bundle, or its folder.")],
+    clips: Annotated[
+        list[Path], typer.Option(help="A clip to calibrate on, with its mask beside it, NAME.png; may be repeated.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The int8 bundle's folder.")],
+    max_error: Annotated[float, typer.Option(help="Layers stay in fp32 until a graph's error is below this.")] = 0.1,
+    frames: Annotated[int, typer.Option(help="Frames of each clip.")] = 8,
+    samples: Annotated[int, typer.Option(help="Calls of each graph and clip to calibrate on.")] = 8,
+    include_weights: Annotated[
+        bool, typer.Option("--weights-inside/--no-weights-inside", help="Keep the fp32 weights in the bundle.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Quantise a bundle's convolutions to 8 bits for the CPU; the masks change: see `compare --baseline`."""
+    from rich.console import Console
+
+    from ..export.build.quantize import QuantizeOptions, quantize_bundle
+    from ..runtime.bundle import Bundle
+
+    options = QuantizeOptions(max_error=max_error, frames=frames, samples=samples)
+    with Console(stderr=True).status("opening the bundle") as status:
+        made = quantize_bundle(
+            Bundle.open(bundle),
+            clips,
+            out,
+            options,
+            include_weights=include_weights,
+            overwrite=overwrite,
+            progress=status.update,
+        )
+    assert made.manifest.quantization is not None
+    for name, graph in made.manifest.quantization.graphs.items():
+        layers = f"{len(graph.sensitivity) - len(graph.kept)} of {len(graph.sensitivity)} layers in 8 bits"
+        typer.echo(f"{name}: {layers}, relative error {graph.rel_l2:.3f}")

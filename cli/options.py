@@ -1,0 +1,25 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Memory = Annotated[int | None, typer.Option(help="Frames kept per object.", show_default="the bundle's")]
+Interval = Annotated[int | None, typer.Option(help="Frames between memory updates.", show_default="the bundle's")]
+Branches = Annotated[str, typer.Option(metavar="both|transduction|induction", help="Branches to use.")]
+ScoreResize = Annotated[
+    str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
+]
+Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:PRECISION]",
+        help="What runs the engines: auto; on the CPU onnxruntime, openvino, or openvino:bf16, which changes masks a "
+        "little; on a GPU tensorrt, torch, torch:fp32 or onnxruntime.",
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")]

@@ -1,0 +1,90 @@
+"""From a video to masks: `jointrt run`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .options import Backend, Branches, Device, Interval, Memory, ScoreResize
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Argument(help="A video file, or a folder of images in natural order.")],
+    mask: Annotated[
+        Path,
+        typer.Option(
+            "--mask",
+            help="The objects in the first frame: a palette, grey or black-and-white PNG; or a folder of PNGs named "
+            "like frames, in which later ones add objects.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the results.", show_default="out/NAME")
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of an installed bundle, or a bundle's folder.", show_default="lite-int8; lite on a GPU"
+        ),
+    ] = None,
+    memory: Memory = None,
+    interval: Interval = None,
+    branches: Branches = "both",
+    threads: Annotated[
+        int | None, typer.Option(help="Cores for the inference.", show_default="all that the process may use")
+    ] = None,
+    score_resize: ScoreResize = "given",
+    device: Device = "cpu",
+    backend: Backend = "auto",
+    every: Annotated[int, typer.Option(help="Segment every K-th frame only.", metavar="K")] = 1,
+    start: Annotated[int, typer.Option(help="First frame, counted from 0.", metavar="FRAME")] = 0,
+    end: Annotated[
+        int | None, typer.Option(help="First frame not to segment.", metavar="FRAME", show_default="all frames")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overlay: Annotated[bool, typer.Option(help="Write OUT/overlay.mp4.")] = True,
+) -> None:
+    """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them."""
+    from ..errors import VideoError
+    from ..runtime.bundle import default_bundle
+    from ..runtime.job.console import RunDisplay, summary
+    from ..runtime.job.run import Request, segment_video
+
+    request = Request(
+        source=source,
+        mask=mask,
+        out=out or Path("out") / source.stem,
+        bundle=bundle or default_bundle(device),
+        memory=memory,
+        interval=interval,
+        branches=branches,
+        threads=threads,
+        score_resize=score_resize,
+        device=device,
+        backend=backend,
+        every=every,
+        start=start,
+        end=end,
+        overwrite=overwrite,
+        resume=resume,
+        overlay=overlay,
+    )
+    with RunDisplay() as display:
+        outcome = segment_video(request, display)
+    if outcome.frames:
+        typer.echo(summary(outcome, request))
+    for file in outcome.unused:
+        display.note(f"not used: {file}, whose frame is not there")
+    if outcome.interrupted:
+        again = shlex.join(["jointrt", *(a for a in sys.argv[1:] if a not in ("--overwrite", "--resume")), "--resume"])
+        display.note(f"interrupted; go on with: {again}" if outcome.frames else "interrupted; nothing was written")
+        sys.exit(130)
+    if outcome.damage is not None:
+        raise VideoError(f"{outcome.damage}; all of them were segmented")

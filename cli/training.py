@@ -1,0 +1,64 @@
+"""Making weights: `jointrt train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Option(metavar="lite|paper-stage1|paper-stage2", help="Network and schedule.")],
+    data: Annotated[list[Path], typer.Option(help="A folder of films or pictures with masks; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoint, weights and log.")],
+    init: Annotated[
+        Path | None, typer.Option(help="Weights file to start from.", show_default="lite: ImageNet's trunk")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long.", show_default="no limit")] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Device to train on.")] = "auto",
+    devices: Annotated[int, typer.Option(help="How many devices.")] = 1,
+    precision: Annotated[
+        str, typer.Option(metavar="32-true|bf16-mixed|16-mixed", help="Numbers to compute with.")
+    ] = "32-true",
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps in all.", show_default="the preset's")] = None,
+    batch: Annotated[int | None, typer.Option(help="Mini-sequences per step.", show_default="the preset's")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Parts to divide a batch into.", show_default="the preset's")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the preset's")] = None,
+    label_heads: Annotated[
+        int | None, typer.Option(help="1: both branches share one encoding (Table 2).", show_default="2")
+    ] = None,
+    cosine: Annotated[
+        float | None, typer.Option(help="Weight of the cosine loss; 0 leaves it out (Table 2).", show_default="0.01")
+    ] = None,
+) -> None:
+    """Train a network; OUT holds a whole checkpoint, weights for `export`, log.csv, curve.png and tensorboard/."""
+    from ..training.command import TrainRequest
+    from ..training.command import train as run_training
+
+    outcome = run_training(
+        TrainRequest(
+            preset=preset,
+            data=tuple(data),
+            out=out,
+            init=init,
+            resume=resume,
+            minutes=minutes,
+            device=device,
+            devices=devices,
+            precision=precision,
+            steps=steps,
+            batch=batch,
+            accumulate=accumulate,
+            rate=rate,
+            label_heads=label_heads,
+            cosine=cosine,
+        )
+    )
+    typer.echo(f"{outcome.step} of {outcome.steps} steps: {outcome.weights}")
