@@ -11,7 +11,7 @@ from jointrt.runtime.tracking.sample_weights import INITIAL_SHARE, LEARNING_RATE
 from jointrt.runtime.tracking.target_state import TargetState
 from torch.utils._python_dispatch import TorchDispatchMode
 
-UNITS = Path(__file__).parents[3] / "data" / "golden"
+UNITS = Path(__file__).parents[2] / "data" / "golden"
 CROP = (480, 832)
 
 
