@@ -1,6 +1,7 @@
 """jointrt: JOINT video object segmentation (Mao et al., ICCV 2021) as engines, with the released code's masks."""
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
@@ -20,11 +21,13 @@ from .errors import (
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from .runtime.device.follower import BatchSegmenter
     from .runtime.segmenter import Segmenter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchSegmenter",
     "BundleError",
     "DatasetError",
     "DependencyError",
@@ -40,10 +43,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """`Segmenter`, imported when it is asked for: the command line's help needs none of its libraries."""
-    if name == "Segmenter":
-        from .runtime.segmenter import Segmenter
+_LAZY = {"Segmenter": ".runtime.segmenter", "BatchSegmenter": ".runtime.device.follower"}
+"""Imported when they are asked for: the command line's help needs none of their libraries."""
 
-        return Segmenter
+
+def __getattr__(name: str) -> Any:
+    """The classes of `_LAZY`."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,7 +30,8 @@ def run(
     bundle: Annotated[
         str | None,
         typer.Option(
-            help="Name of an installed bundle, or a bundle's folder.", show_default="lite-int8; lite on a GPU"
+            help="Name of an installed bundle, or a bundle's folder.",
+            show_default="lite-int8; else lite",
         ),
     ] = None,
     memory: Memory = None,
@@ -53,7 +54,6 @@ def run(
 ) -> None:
     """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them."""
     from ..errors import VideoError
-    from ..runtime.bundle import default_bundle
     from ..runtime.job.console import RunDisplay, summary
     from ..runtime.job.run import Request, segment_video
 
@@ -61,7 +61,7 @@ def run(
         source=source,
         mask=mask,
         out=out or Path("out") / source.stem,
-        bundle=bundle or default_bundle(device),
+        bundle=bundle,
         memory=memory,
         interval=interval,
         branches=branches,

@@ -58,8 +58,8 @@ def bench(
     from ..benchmarks.speed.bench import BenchRequest, whole_numbers
     from ..benchmarks.speed.clip import CLIP
     from ..benchmarks.speed.report.report import Outputs, run_and_report
+    from ..runtime.backends import Orchestrator, choose
     from ..runtime.bundle import Bundle
-    from ..runtime.device_backends import runs_on_device
 
     if crop is not None:
         from ..export.build.bundle import check_crop, parse_crop
@@ -80,8 +80,8 @@ def bench(
         clips=clips,
     )
     outputs = Outputs(json=json, plots=plots, html=html, against=against)
-    on_device = {runs_on_device(Bundle.open(b), name, device) for b in request.bundles for name in request.backends}
-    if True in on_device:
+    choices = [choose(Bundle.open(b), name, device=device) for b in request.bundles for name in request.backends]
+    if any(choice.orchestrator is Orchestrator.DEVICE for choice in choices):
         from ..benchmarks.speed.device_bench import run_request
 
         run_request(request, outputs, device=device)

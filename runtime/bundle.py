@@ -16,6 +16,8 @@ from .manifest import FORMAT_VERSION, Manifest
 MANIFEST = "manifest.json"
 ENGINES = Path(__file__).resolve().parent.parent / "engines"
 """Where bundles that are named rather than given by path lie."""
+WEIGHTS = "weights.safetensors"
+"""The weights that a bundle was made from, where it holds them."""
 ONNX_GRAPHS = (
     "backbone",
     "transformer_query",
@@ -42,11 +44,6 @@ def sha256_of(path: Path) -> str:
 def installed_bundles() -> list[Path]:
     """Folders of the bundles that can be named."""
     return sorted(path.parent for path in ENGINES.glob(f"*/{MANIFEST}"))
-
-
-def default_bundle(device: str) -> str:
-    """Name of the shipped bundle that a run takes: in 8 bits on the CPU; other devices start from fp32."""
-    return "lite-int8" if device == "cpu" else "lite"
 
 
 def find_bundle(bundle: str | Path) -> Path:

@@ -18,12 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import DependencyError, JointError
+from .backends import BACKENDS
 from .bundle import Bundle, installed_bundles
 from .cpu.onnxruntime_engine import import_onnxruntime
 from .cpu.openvino_engine import computes_bf16
 from .device.cuda_driver import query_cuda_driver
 from .device.engines.library import MODULES, check_library, query_tensorrt
-from .device_backends import BACKENDS, backend_problem, runs_on_device
+from .device.readiness import backend_problem
 from .segmenter import Segmenter
 from .settings import available_cores
 
@@ -184,9 +185,11 @@ def _backends() -> Iterator[Finding]:
     except DependencyError as error:
         yield Finding("backends", "cpu, openvino", str(error), None)
     problem = query_cuda_driver().problem
-    for name, backend in BACKENDS.items():
-        reason = problem or backend_problem(name)
-        yield Finding("backends", f"cuda, {name}", reason or f"{backend.title} can be used", None if reason else True)
+    for backend in BACKENDS:
+        if "cuda" in backend.devices:
+            reason = problem or backend_problem(backend.name)
+            found = reason or f"{backend.title} can be used"
+            yield Finding("backends", f"cuda, {backend.name}", found, None if reason else True)
 
 
 def _tensorrt() -> Iterator[Finding]:
@@ -216,8 +219,8 @@ def _bundles() -> Iterator[Finding]:
             began = time.perf_counter()
             bundle = Bundle.open(folder)
             manifest = bundle.manifest
-            if not runs_on_device(bundle, "auto", "cpu"):
-                Segmenter.load(folder)
+            if manifest.backend == "onnx":
+                Segmenter.load(bundle)
             seconds = time.perf_counter() - began
         except JointError as error:
             yield Finding("bundles", folder.name, str(error), False)

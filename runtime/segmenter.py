@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,31 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SettingsError
+from .backends import Choice, Name, Orchestrator
 from .bundle import Bundle
 from .clock import StageClock
-from .cpu_backends import choose_cpu_backend, load_cpu_network
-from .device_backends import load_device_segmenter, runs_on_device
-from .manifest import Geometry
+from .device.readiness import choose_ready, device_name, host_driven
 from .settings import Settings
-from .tracking.aggregation import soft_aggregation, strongest
-from .tracking.crop import OUTSIDE
-from .tracking.frame_checks import check_frame, new_ids, nothing_to_follow
-from .tracking.network import Network
-from .tracking.tracker import ObjectTracker, PastedScores
-
-GIVEN = 100.0
-"""Score of a pixel inside a given mask; its negative outside."""
+from .tracking.protocol import Pending, Tracking
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Computed:
-    """A label map that is there."""
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A segmenter's state in memory, between two frames; see `Segmenter.snapshot`."""
 
-    labels: NDArray[np.uint8]
-
-    def result(self) -> NDArray[np.uint8]:
-        """(H, W)."""
-        return self.labels
+    _state: dict[str, NDArray[Any]]
 
 
 class Segmenter:
@@ -46,24 +36,20 @@ class Segmenter:
         >>> labels = segmenter.step(frame)                       # doctest: +SKIP
 
     Attributes:
-        settings: how the bundle is used.
-        clock: durations of the stages, once `clock.enabled` is set.
-        runs_on: what runs the engines.
+        tracking: what follows the objects, on the host or on a device.
+        choice: the backend; None where the segmenter was not loaded from a bundle.
+        runs_on: what runs the engines, as a user reads it.
     """
 
-    runs_on = "ONNX Runtime on the CPU"
-
-    def __init__(self, network: Network, geometry: Geometry, settings: Settings, clock: StageClock) -> None:
-        self.network = network
-        self.geometry = geometry
-        self.settings = settings
-        self.clock = clock
-        self.reset()
+    def __init__(self, tracking: Tracking, choice: Choice | None = None, runs_on: str = "") -> None:
+        self.tracking = tracking
+        self.choice = choice
+        self.runs_on = runs_on
 
     @classmethod
     def load(
         cls,
-        bundle: str | Path = "lite",
+        bundle: str | Path | Bundle = "lite",
         *,
         memory: int | None = None,
         interval: int | None = None,
@@ -77,19 +63,17 @@ class Segmenter:
         """Open a bundle.
 
         Args:
-            bundle: the name of an installed bundle, or a bundle's folder.
+            bundle: the name of an installed bundle, a bundle's folder, or an opened one.
             memory: N, frames kept per object; the bundle's default if None.
             interval: T, frames between memory updates; the bundle's default if None.
             branches: "both", "transduction" or "induction" (Table 1).
             threads: cores to use; all that the process may use if None.
-            score_resize: "given" or "ratio"; see `crop.paste_scores`.
+            score_resize: "given" or "ratio"; see `tracking.crop.paste_scores`.
             device: "cpu", "cuda", "cuda:1", ...
-            backend: what runs the engines: "auto"; on the CPU "onnxruntime" or "openvino" (see `cpu_backends`), on a
-                GPU "tensorrt", "torch" or "onnxruntime" (see `device_backends`). "openvino:bf16" as with `precision`.
-            precision: "fp16" or "fp32" of the torch backend, "fp32" or "bf16" of OpenVINO.
-
-        Returns:
-            A segmenter; on a GPU a `device_segmenter.DeviceSegmenter`, which has the same verbs.
+            backend: what runs the engines, see `backends`: "auto"; on the CPU "onnxruntime" or "openvino", on a GPU
+                "tensorrt", "torch" or "onnxruntime". "openvino:bf16" as with `precision`.
+            precision: "fp16" or "fp32" of the torch backend, "fp32" or "bf16" of OpenVINO; other engines have that of
+                their build.
 
         Raises:
             BundleError: the bundle is missing or not whole.
@@ -97,35 +81,90 @@ class Segmenter:
             DeviceError: the device cannot be used, or the backend cannot run the bundle.
             SettingsError: a setting is out of its range.
         """
-        opened = Bundle.open(bundle)
-        options: dict[str, Any] = {
-            "memory": memory,
-            "interval": interval,
-            "branches": branches,
-            "threads": threads,
-            "score_resize": score_resize,
-        }
-        if runs_on_device(opened, backend, device):
-            return load_device_segmenter(  # type: ignore[return-value]
-                opened, device=device, backend=backend, precision=precision, **options
-            )
-        settings, clock = Settings.resolve(opened.manifest.defaults, **options), StageClock()
-        chosen = choose_cpu_backend(opened, backend, precision)
-        network = load_cpu_network(opened, settings, clock, chosen)
-        segmenter = cls(network, opened.manifest.geometry, settings, clock)
-        segmenter.runs_on = chosen.runs_on
-        return segmenter
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        settings = Settings.resolve(
+            opened.manifest.defaults,
+            memory=memory,
+            interval=interval,
+            branches=branches,
+            threads=threads,
+            score_resize=score_resize,
+        )
+        choice = choose_ready(opened, backend, precision, device)
+        return cls(*load_tracking(opened, choice, settings))
+
+    @property
+    def settings(self) -> Settings:
+        """How the bundle is used."""
+        return self.tracking.settings
+
+    @property
+    def clock(self) -> StageClock:
+        """Durations of the stages, once `clock.enabled` is set."""
+        return self.tracking.clock
 
     @property
     def object_ids(self) -> tuple[int, ...]:
         """Ids of the objects that are followed, in the order in which they appeared."""
-        return tuple(self._trackers)
+        return self.tracking.object_ids
 
     def reset(self) -> None:
         """Forget all objects; the next frame may have any size."""
-        self._trackers: dict[int, ObjectTracker] = {}
-        self._probabilities: NDArray[np.float32] | None = None
-        self._region: tuple[slice, slice] = (slice(0, 0), slice(0, 0))
+        self.tracking.reset()
+
+    def step(
+        self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None, *, correct: bool = False
+    ) -> NDArray[np.uint8]:
+        """Segment the next frame.
+
+        Args:
+            frame: (H, W, 3) uint8, RGB; all frames have one size.
+            mask: (H, W) label map, 0 for the background; ids that are new here are followed from this frame on.
+            correct: whether the mask is the truth also for ids in it that are followed already. Such an object is
+                merged as given; the frame stays in its memory like its first one (of several corrections the latest
+                `sample_weights.MOST_GIVEN`), its filter learns anew from all that is stored, and its place and scale
+                start again from here. Otherwise these ids are ignored, as the released tracker does.
+
+        Returns:
+            Label map (H, W), uint8: 0 and the objects' ids.
+
+        Raises:
+            MaskError: no object is known yet, or the mask has another size, another type or ids beyond 255.
+            SettingsError: the frame is of another type or size.
+        """
+        return self.tracking.step(frame, mask, correct)
+
+    def submit(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None, *, correct: bool = False) -> Pending:
+        """As `step`, without waiting: `result()` of what is returned gives the label map.
+
+        A device goes on by itself, and this waits only where as many frames are on their way as it takes. On the host
+        the label map is computed at once.
+        """
+        return self.tracking.submit(frame, mask, correct)
+
+    def stream(
+        self, frames: Iterable[NDArray[np.uint8]], mask: NDArray[Any] | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Label maps of all frames, the host working ahead of a device; `mask` belongs to the first one."""
+        waiting: deque[Pending] = deque()
+        for frame in frames:
+            waiting.append(self.submit(frame, mask))
+            mask = None
+            if len(waiting) == self.tracking.ahead:
+                yield waiting.popleft().result()
+        for pending in waiting:
+            yield pending.result()
+
+    def remove(self, object_id: int) -> None:
+        """Forget an object; the others go on as they are.
+
+        Raises:
+            SettingsError: it is not followed.
+        """
+        if object_id not in self.object_ids:
+            known = ", ".join(map(str, self.object_ids)) or "none"
+            raise SettingsError(f"object {object_id} is not followed: followed are {known}")
+        self.tracking.remove(object_id)
 
     def set_interval(self, interval: int) -> None:
         """Let T be `interval` from the next frame on, for all objects.
@@ -135,45 +174,11 @@ class Segmenter:
         """
         if interval < 1:
             raise SettingsError(f"interval is {interval}: expected 1 or more")
-        self.settings = dataclasses.replace(self.settings, interval=interval)
-        for tracker in self._trackers.values():
-            tracker.settings = self.settings
-
-    def step(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> NDArray[np.uint8]:
-        """Segment the next frame.
-
-        Args:
-            frame: (H, W, 3) uint8, RGB; all frames have one size.
-            mask: (H, W) label map, 0 for the background; ids that are new here are followed from this frame on, ids
-                already followed are ignored.
-
-        Returns:
-            Label map (H, W), uint8: 0 and the objects' ids.
-
-        Raises:
-            MaskError: no object is known yet, or the mask has another size, another type or ids beyond 255.
-        """
-        known = self._probabilities
-        frame = check_frame(frame, None if known is None else (known.shape[1], known.shape[2]))
-        appearing = new_ids(mask, frame.shape[:2], self._trackers)
-        if not self._trackers and not appearing:
-            raise nothing_to_follow(mask)
-        pasted = self._track(frame)
-        for object_id in appearing:
-            assert mask is not None
-            pasted.append(self._start(frame, object_id, mask == object_id))
-        with self.clock.stage("paste_merge"):
-            return self._merge(pasted, frame.shape[:2])
-
-    def submit(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> Computed:
-        """As `step`; the label map is computed at once, where a device would go on by itself."""
-        return Computed(self.step(frame, mask))
+        self.tracking.set_interval(interval)
 
     def probabilities(self) -> dict[int, NDArray[np.float32]]:
         """Merged probability maps (H, W) of the objects in the last frame, by id."""
-        if self._probabilities is None:
-            return {}
-        return {i: p.copy() for i, p in zip(self._trackers, self._probabilities, strict=True)}
+        return self.tracking.probabilities()
 
     def align(self, other: Segmenter) -> None:
         """Take over another segmenter's probabilities and target states, so that the next frame is cut alike.
@@ -181,79 +186,57 @@ class Segmenter:
         Windows are cut at whole pixels: a difference in a scale's last bit may move one. What the two networks make of
         the same crops can only be compared without that. Both must follow the same objects; memories stay their own.
         """
-        if self._probabilities is None or other._probabilities is None:
-            return
-        self._probabilities[:] = other._probabilities
-        self._region = other._region
-        for object_id, tracker in self._trackers.items():
-            tracker.state = dataclasses.replace(other._trackers[object_id].state)
+        sight = other.tracking.sight()
+        if sight is not None:
+            self.tracking.align(sight)
 
-    def _track(self, frame: NDArray[np.uint8]) -> list[PastedScores]:
-        if self._probabilities is None:
-            return []
-        return [
-            tracker.track(frame, probability, self._region)
-            for tracker, probability in zip(self._trackers.values(), self._probabilities, strict=True)
-        ]
+    def snapshot(self) -> Snapshot:
+        """The state between two frames, to come back to: what `state_dict` holds, in memory."""
+        return Snapshot(self.state_dict())
 
-    def _start(self, frame: NDArray[np.uint8], object_id: int, mask: NDArray[np.bool_]) -> PastedScores:
-        tracker = ObjectTracker(self.network.new_target(), self.geometry, self.settings, self.clock)
-        tracker.start(frame, mask)
-        self._trackers[object_id] = tracker
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        region = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-        return PastedScores(np.where(mask[region], np.float32(GIVEN), np.float32(-GIVEN)), region)
-
-    def _merge(self, pasted: list[PastedScores], size: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Soft aggregation where any object's scores lie; elsewhere the objects' merged probability is zero in fp32."""
-        regions = [p.region for p in pasted if p.scores.size]
-        rows, columns = (
-            slice(min((r[axis].start for r in regions), default=0), max((r[axis].stop for r in regions), default=0))
-            for axis in (0, 1)
-        )
-        scores = np.full((len(pasted), rows.stop - rows.start, columns.stop - columns.start), OUTSIDE, np.float32)
-        for canvas, p in zip(scores, pasted, strict=True):
-            if p.scores.size:
-                own_rows, own_columns = p.region
-                canvas[
-                    own_rows.start - rows.start : own_rows.stop - rows.start,
-                    own_columns.start - columns.start : own_columns.stop - columns.start,
-                ] = p.scores
-        merged = soft_aggregation(scores)
-        if self._probabilities is None or len(self._probabilities) != len(pasted):
-            self._probabilities = np.zeros((len(pasted), *size), np.float32)
-        else:
-            self._probabilities[(slice(None), *self._region)] = 0
-        self._region = (rows, columns)
-        self._probabilities[:, rows, columns] = merged[1:]
-        labels = np.zeros(size, np.uint8)
-        ids = np.array((0, *self._trackers), np.uint8)
-        labels[rows, columns] = ids[strongest(merged)]
-        return labels
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot of this segmenter; the next masks are exactly those that would have followed it."""
+        self.load_state_dict(snapshot._state)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Everything that the next frame depends on, as arrays: a segmenter that loads it goes on exactly alike."""
-        if self._probabilities is None:
-            return {"ids": np.zeros(0, np.int64)}
-        state: dict[str, NDArray[Any]] = {
-            "ids": np.array(self.object_ids),
-            "probabilities": self._probabilities.copy(),
-            "region": np.array([[s.start, s.stop] for s in self._region]),
-        }
-        for object_id, tracker in self._trackers.items():
-            state.update({f"object{object_id}.{name}": array for name, array in tracker.state_dict().items()})
-        return state
+        return self.tracking.state_dict()
 
-    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
-        """The reverse of `state_dict`; bundle and settings must be the same."""
-        self.reset()
-        if not len(state["ids"]):
-            return
-        self._probabilities = state["probabilities"].copy()
-        rows, columns = state["region"].tolist()
-        self._region = (slice(*rows), slice(*columns))
-        for object_id in state["ids"].tolist():
-            prefix = f"object{object_id}."
-            tracker = ObjectTracker(self.network.new_target(), self.geometry, self.settings, self.clock)
-            tracker.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-            self._trackers[object_id] = tracker
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """The reverse of `state_dict`; bundle, backend and settings must be the same. The arrays are copied."""
+        self.tracking.load_state_dict(state)
+
+
+def load_tracking(bundle: Bundle, choice: Choice, settings: Settings) -> tuple[Tracking, Choice, str]:
+    """What follows objects with a bundle's engines, with its choice, and what runs them, as a user reads it.
+
+    Raises:
+        BundleError: the engines do not load.
+        DependencyError: a library is not installed.
+        DeviceError: the device cannot be used.
+    """
+    if choice.orchestrator is Orchestrator.HOST:
+        from .cpu.loading import load_network
+        from .tracking.follower import HostFollower
+
+        clock = StageClock()
+        network = load_network(bundle, choice, settings, clock)
+        return HostFollower(network, bundle.manifest.geometry, settings, clock), choice, choice.runs_on()
+    place = device_name(choice.device)
+    reason = host_driven(choice.name, choice.device)
+    if reason is not None:
+        return _host_driven(bundle, choice, settings), choice, f"TensorRT driven from the host on {place}: {reason}"
+    from .device.follower import DeviceFollower
+    from .device.loading import load_network as load_device_network
+
+    return DeviceFollower(load_device_network(bundle, choice, settings)), choice, choice.runs_on(place)
+
+
+def _host_driven(bundle: Bundle, choice: Choice, settings: Settings) -> Tracking:
+    assert choice.name is Name.TENSORRT
+    from .host_driven.pycuda_memory import pycuda_network
+    from .tracking.follower import HostFollower
+
+    clock = StageClock()
+    network = pycuda_network(bundle, settings, clock, choice.device)
+    return HostFollower(network, bundle.manifest.geometry, settings, clock)

@@ -110,8 +110,7 @@ def one_thread():
 def tiny_bundle(tmp_path_factory):
     """The shipped weights with small crops and a small memory."""
     from jointrt.export.build.bundle import export_bundle
-    from jointrt.export.build.network import WEIGHTS
-    from jointrt.runtime.bundle import find_bundle
+    from jointrt.runtime.bundle import WEIGHTS, find_bundle
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     return export_bundle(find_bundle("lite") / WEIGHTS, out, crop=(64, 128), memory=3, interval=2)

@@ -21,10 +21,10 @@ from ...export.parity.clips import Clip, record_calls
 from ...export.parity.graphs import CLIP, MAX_REL_L2, differences, graph_parity, mask_iou, worst
 from ...export.parity.reference import reference_segmenter
 from ...files import replace_file
+from ...runtime.backends import Choice, Orchestrator, choose
 from ...runtime.bundle import Bundle
+from ...runtime.cpu.loading import load_engine
 from ...runtime.cpu.onnxruntime_engine import Buffer
-from ...runtime.cpu_backends import CpuBackend, choose_cpu_backend
-from ...runtime.device_backends import runs_on_device
 from ...runtime.manifest import GraphParity
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
@@ -144,11 +144,11 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
         raise OutputError(f"{request.curve} cannot be written: expected a file in a folder that exists")
     tested = Bundle.open(request.bundle)
     baseline = None if request.baseline is None else Bundle.open(request.baseline)
-    if runs_on_device(tested, request.backend, "cpu"):
+    backend = choose(tested, request.backend)
+    if backend.orchestrator is Orchestrator.DEVICE:
         raise SettingsError(
             f"{tested.folder} with backend {request.backend} does not run on the CPU: expected ONNX graphs"
         )
-    backend = choose_cpu_backend(tested, request.backend)
     first = Segmenter.load(tested.folder, memory=request.memory, interval=request.interval, backend=request.backend)
     paths = request.clips or (() if request.root is not None else (CLIP,))
     clips = [Clip.open(path) for path in paths]
@@ -178,13 +178,13 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
     return Comparison(graphs, tuple(found), gain, tuple(_failures(request, faithful, graphs, found, gain)))
 
 
-def _bundle_parity(tested: Bundle, baseline: Bundle, backend: CpuBackend) -> Iterator[GraphParity]:
+def _bundle_parity(tested: Bundle, baseline: Bundle, backend: Choice) -> Iterator[GraphParity]:
     """Each graph on what the baseline's is fed in a closed loop over the shipped clip, largest error over calls."""
     ours, theirs = tested.manifest.graphs, baseline.manifest.graphs
     if {n: (g.inputs, g.outputs) for n, g in ours.items()} != {n: (g.inputs, g.outputs) for n, g in theirs.items()}:
         return
     for name, calls in record_calls(baseline.folder, [Clip.open(CLIP)], theirs, frames=4, per_clip=2).items():
-        engine = backend.load(tested, name, available_cores())
+        engine = load_engine(tested, backend, name, available_cores())
         errors = []
         for call in calls:
             results = {port: Buffer(np.zeros_like(array)) for port, array in call.outputs.items()}

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from ...errors import DatasetError, DeviceError, OutputError, SettingsError
 from ...files import replace_file
 from ...runtime.bundle import Bundle
-from ...runtime.cpu_backends import choose_cpu_backend, split_backend
-from ...runtime.device_backends import check_usable, runs_on_device
+from ...runtime.device.readiness import choose_ready
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
 from ...runtime.video.masks import write_label_map
@@ -195,14 +194,9 @@ def _maker(request: EvaluationRequest) -> dict[str, Any]:
         branches=request.branches,
         score_resize=request.score_resize,
     )
+    choice = choose_ready(bundle, request.backend, None, request.device)
     used = {name: value for name, value in asdict(settings).items() if name != "threads"}
-    used |= {"device": request.device}
-    if runs_on_device(bundle, request.backend, request.device):
-        _, precision = split_backend(request.backend)
-        chosen = check_usable(bundle, request.backend, request.device)
-        used |= {"backend": f"{chosen}:{precision}" if precision else chosen}
-    else:
-        used |= {"backend": str(choose_cpu_backend(bundle, request.backend))}
+    used |= {"device": request.device, "backend": str(choice)}
     return {"bundle": bundle.folder.name, "sha256": bundle.fingerprint, **used}
 
 

@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 
-from ...errors import JointError
+from ...errors import BundleError, JointError
 from ...model.network import JointNet
+from ...runtime.backends import BACKENDS, Orchestrator, choose
 from ...runtime.bundle import Bundle
+from ...runtime.device.loading import load_network
 from ...runtime.device.network import DeviceNetwork
+from ...runtime.device.readiness import choose_ready
 from ...runtime.device.video_batch import VideoBatch
-from ...runtime.device_backends import BACKENDS, load_device_network
-from ...runtime.settings import INITIAL_STEPS, UPDATE_STEPS
+from ...runtime.settings import INITIAL_STEPS, UPDATE_STEPS, Settings
 from .rows import (
     Plan,
     Row,
@@ -38,6 +40,11 @@ from .rows import (
     update_times,
     waited_times,
 )
+
+
+def _titles() -> dict[str, str]:
+    """Backends of the device's orchestrator, by name."""
+    return {backend.name: backend.title for backend in BACKENDS if backend.orchestrator is Orchestrator.DEVICE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ class Part:
     def technique(self) -> str:
         """As a reader sees it."""
         title = TECHNIQUES[self.key].title
-        return title.format(backend="" if self.backend is None else BACKENDS[self.backend].title)
+        return title.format(backend="" if self.backend is None else _titles()[self.backend])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,9 @@ class Bench:
         plan = self.plan
         if part.backend is None:
             return on_device(self.net(part), plan, **STEPS[step])
-        return load_device_network(part.model, device=plan.device, backend=part.backend, interval=plan.interval)[0]
+        bundle = Bundle.open(part.model)
+        choice = choose_ready(bundle, part.backend, None, plan.device)
+        return load_network(bundle, choice, Settings.resolve(bundle.manifest.defaults, interval=plan.interval))
 
     def clear(self) -> None:
         """Give memory back, so that what is measured next is seen to take its own."""
@@ -234,11 +243,14 @@ def parts_of_model(model: str, objects: int) -> list[Part]:
 def parts_of_bundle(folder: str, objects: int, device: str) -> list[Part]:
     """Every backend with a bundle; those that cannot run it will say why."""
     parts = []
-    for name, backend in BACKENDS.items():
+    for name in _titles():
         try:
-            suits = backend.lacks(Bundle.open(folder), device) is None
-        except JointError:
+            choose(Bundle.open(folder), name, device=device)
+            suits = True
+        except BundleError:
             return [Part(folder, objects, "engines", name)]
+        except JointError:
+            suits = False
         parts += [Part(folder, objects, key, name) for key in (OF_BUNDLES if suits else OF_BUNDLES[:1])]
     return parts
 

@@ -24,10 +24,11 @@ from ...export.parity.torch_network import torch_network
 from ...model.config import ModelConfig
 from ...model.network import JointNet
 from ...runtime.device.engines.torch import Precision, arithmetic
-from ...runtime.device.follower import DeviceSegmenter
+from ...runtime.device.follower import DeviceFollower
 from ...runtime.device.frame_queue import FrameQueue
 from ...runtime.device.network import DeviceNetwork, FewShotLearner
 from ...runtime.device.video_batch import VideoBatch
+from ...runtime.segmenter import Segmenter
 from ...runtime.settings import UPDATE_STEPS, Settings
 
 
@@ -232,10 +233,10 @@ def queued_times(batch: VideoBatch, plan: Plan) -> list[float]:
     return [1e3 * (time.perf_counter() - begin) / plan.measured]
 
 
-def _segmenter(batch: VideoBatch) -> DeviceSegmenter:
-    segmenter = DeviceSegmenter(batch.network)
-    segmenter.batch = batch
-    return segmenter
+def _segmenter(batch: VideoBatch) -> Segmenter:
+    follower = DeviceFollower(batch.network)
+    follower.batch = batch
+    return Segmenter(follower)
 
 
 def gflop_per_frame(net: JointNet, plan: Plan, objects: int) -> float:

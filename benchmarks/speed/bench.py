@@ -45,7 +45,7 @@ class BenchRequest:
 
     Attributes:
         bundles: names or folders.
-        backends: what runs them on the CPU; see `cpu_backends`.
+        backends: what runs them on the CPU; see `runtime.backends`.
         crops: (height, width) to trace the bundles' networks for; the bundles as they are if empty.
         memory, threads: of each case; each bundle's default, all cores if empty.
         objects: of each case.

@@ -7,12 +7,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ...errors import SettingsError
+from ...runtime.backends import Orchestrator, choose
 from ...runtime.bundle import Bundle
 from ...runtime.cpu.network import OnnxNetwork
-from ...runtime.cpu_backends import choose_cpu_backend
-from ...runtime.device_backends import runs_on_device
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings
+from ...runtime.tracking.follower import HostFollower
 from .clip import BenchClip
 from .engine_calls import Call, counted_calls
 from .environment import resident_mb
@@ -32,7 +32,8 @@ def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, ba
         JointError: the backend does not run it there.
     """
     manifest = bundle.manifest
-    if runs_on_device(bundle, backend, "cpu"):
+    choice = choose(bundle, backend)
+    if choice.orchestrator is Orchestrator.DEVICE:
         raise SettingsError(
             f"{bundle.folder} with backend {backend} is not run by the CPU's own orchestrator, which is timed here: "
             "time it apart, with --device"
@@ -44,7 +45,7 @@ def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, ba
         precision=manifest.precision,
         crop=manifest.geometry.crop_size,
         device="cpu",
-        backend=str(choose_cpu_backend(bundle, backend)),
+        backend=str(choice),
         settings=settings,
         objects=objects,
     )
@@ -54,7 +55,7 @@ def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int) -> 
     """Load a bundle, fill its memory and let one period pass."""
     settings, before, began = setup.settings, resident_mb(), time.perf_counter()
     segmenter = Segmenter.load(
-        bundle.folder,
+        bundle,
         memory=settings.memory,
         interval=settings.interval,
         branches=settings.branches,
@@ -65,8 +66,8 @@ def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int) -> 
     shown = fill_memory(segmenter, clip, setup.objects)
     measurement = Measurement(setup, fill_seconds=time.perf_counter() - began, resident_mb=_growth(before))
     case = Case(measurement, segmenter, clip.frames(shown), shown, periods)
-    assert isinstance(segmenter.network, OnnxNetwork)
-    with counted_calls(segmenter.network) as calls:
+    assert isinstance(segmenter.tracking, HostFollower) and isinstance(segmenter.tracking.network, OnnxNetwork)
+    with counted_calls(segmenter.tracking.network) as calls:
         for _ in range(settings.interval):
             case.warm_up()
     measurement.gflop = _gflop_per_frame(bundle, calls, settings.interval)

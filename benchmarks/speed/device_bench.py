@@ -18,8 +18,7 @@ from rich.table import Table
 from ...errors import SettingsError
 from ...files import replace_file
 from ...runtime.bundle import Bundle
-from ...runtime.device.follower import DeviceSegmenter
-from ...runtime.device_backends import load_device_network
+from ...runtime.segmenter import Segmenter
 from .bench import BenchRequest
 from .clip import CLIP, BenchClip
 from .report.report import Outputs
@@ -61,7 +60,7 @@ def measure_on_device(
     Args:
         name: of a bundle, or its folder.
         device: "cuda", "cuda:1", ...
-        backend: see `device_backends`.
+        backend: see `runtime.backends`.
         source: a clip.
         mask: its first mask; named like the clip if None.
         objects: of the mask, to follow.
@@ -74,8 +73,8 @@ def measure_on_device(
     bundle = Bundle.open(name)
     clip = BenchClip.read(source, mask)
     labels = clip.mask(objects)
-    network, runs_on = load_device_network(bundle, device=device, backend=backend, **options)
-    segmenter, settings = DeviceSegmenter(network, runs_on), network.settings
+    segmenter = Segmenter.load(bundle, device=device, backend=backend, **options)
+    settings = segmenter.settings
     frames = clip.frames()
     segmenter.step(next(frames), labels)
     # Ends at the beginning of a period, with all slots filled, and with whatever is captured captured.
@@ -91,7 +90,7 @@ def measure_on_device(
         pass
     queued = settings.interval * periods / (time.perf_counter() - begin)
     used = dataclasses.asdict(settings)
-    return DeviceMeasurement(str(name), bundle.fingerprint, runs_on, used, objects, clip.size, steps, queued)
+    return DeviceMeasurement(str(name), bundle.fingerprint, segmenter.runs_on, used, objects, clip.size, steps, queued)
 
 
 def run_request(request: BenchRequest, outputs: Outputs, *, device: str) -> None:

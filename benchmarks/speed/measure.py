@@ -26,7 +26,9 @@ TRUNK_RUNS = 3
 class Stepper(Protocol):
     """What is timed."""
 
-    clock: StageClock
+    @property
+    def clock(self) -> StageClock:
+        """Where its stages are timed."""
 
     def step(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> NDArray[np.uint8]:
         """Label map (H, W) of the next frame (H, W, 3); returns when it is complete."""

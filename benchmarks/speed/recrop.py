@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ...errors import BundleError
 from ...export.build.bundle import export_bundle
-from ...export.build.network import WEIGHTS
-from ...runtime.bundle import Bundle
+from ...runtime.bundle import WEIGHTS, Bundle
 
 
 def with_other_crop(

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ...runtime.backends import split_backend
 from ...runtime.bundle import Bundle
 from ...runtime.cpu.onnxruntime_engine import import_onnxruntime
 from ...runtime.cpu.openvino_engine import compile_model, import_openvino
-from ...runtime.cpu_backends import split_backend
 
 _GRAPH = 7
 """Field number of `ModelProto.graph`."""
@@ -35,7 +35,7 @@ def load_trunk(bundle: Bundle, threads: int, backend: str) -> Callable[[], objec
     Args:
         bundle: of ONNX graphs.
         threads: to run on.
-        backend: of `cpu_backends.CPU_BACKENDS`, with a precision behind a colon where it is not fp32.
+        backend: "onnxruntime", or "openvino" with a precision behind a colon where it is not fp32.
     """
     record = bundle.manifest.graphs["backbone"]
     model = without_outputs(bundle.path(record.file).read_bytes(), {"x_tra", "x_ind"})

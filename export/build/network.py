@@ -7,11 +7,8 @@ from pathlib import Path
 
 from ...errors import BundleError
 from ...model.network import JointNet
-from ...runtime.bundle import Bundle
+from ...runtime.bundle import WEIGHTS, Bundle
 from ..checkpoint.weights import load_network
-
-WEIGHTS = "weights.safetensors"
-"""Name of the weights inside a bundle."""
 
 
 def with_crop(net: JointNet, crop: tuple[int, int]) -> JointNet:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import cast
 
 from ...errors import BundleError, OutputError, SettingsError
-from ...runtime.bundle import Bundle, sha256_of
+from ...runtime.bundle import WEIGHTS, Bundle, sha256_of
 from ...runtime.manifest import FORMAT_VERSION, Manifest
 from ..graphs.fixed_memory import gpu_graphs
 from .bundle import replaced_folder, tool_versions, write_manifest
-from .network import WEIGHTS, bundle_network
+from .network import bundle_network
 from .onnx_graph import OPSET, export_graph
 from .tensorrt import Precision, write_typed
 

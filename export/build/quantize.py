@@ -25,7 +25,7 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from ...errors import BundleError, SettingsError
-from ...runtime.bundle import Bundle, sha256_of
+from ...runtime.bundle import WEIGHTS, Bundle, sha256_of
 from ...runtime.cpu.onnxruntime_engine import Buffer, Engine, import_onnxruntime
 from ...runtime.manifest import GraphQuantization, GraphRecord, Quantization
 from ...runtime.settings import available_cores
@@ -33,7 +33,7 @@ from ..graphs.grown_memory import PlainBackboneGraph
 from ..parity.clips import Call, Clip, record_calls
 from ..parity.graphs import differences, worst
 from .bundle import replaced_folder, tool_versions, write_manifest
-from .network import WEIGHTS, bundle_network
+from .network import bundle_network
 from .onnx_graph import export_graph
 
 QUANTIZED = ("backbone", "label_encoder", "decoder")

@@ -14,6 +14,7 @@ from ...errors import MaskError
 from ...runtime.cpu.network import OnnxNetwork
 from ...runtime.cpu.onnxruntime_engine import Buffer, Runnable
 from ...runtime.segmenter import Segmenter
+from ...runtime.tracking.follower import HostFollower
 from ...runtime.video.masks import GivenMasks
 from ...runtime.video.sources import Source, open_source
 
@@ -80,7 +81,8 @@ def record_calls(
         per_clip: calls to keep of each graph in each clip.
     """
     segmenter = Segmenter.load(bundle, interval=2)
-    network = segmenter.network
+    assert isinstance(segmenter.tracking, HostFollower)
+    network = segmenter.tracking.network
     assert isinstance(network, OnnxNetwork)
     engines = dict(network.engines)
     calls: dict[str, list[Call]] = {name: [] for name in graphs}

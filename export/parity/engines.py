@@ -26,6 +26,7 @@ from ...runtime.host_driven.pycuda_memory import PycudaDevice
 from ...runtime.manifest import ClosedLoop, Defaults, GraphParity, GraphRecord, Manifest, Parity
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings
+from ...runtime.tracking.follower import HostFollower
 from ..graphs.few_shot_loop import LOOPS
 from ..graphs.fixed_memory import gpu_graphs
 from .graphs import compare_loops, differences, real_sample, worst
@@ -131,7 +132,7 @@ def closed_loop(
     settings = Settings.resolve(defaults, memory=min(2, defaults.memory), interval=2)
     clock = StageClock()
     network = EngineNetwork(engines, records, device, settings, clock)
-    tested = Segmenter(network, geometry_of(net.config), settings, clock)
+    tested = Segmenter(HostFollower(network, geometry_of(net.config), settings, clock))
     return compare_loops(tested, reference_segmenter(net, settings))
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ...errors import BundleError
 from ...model.network import JointNet
+from ...runtime.backends import Choice, choose
 from ...runtime.bundle import Bundle
+from ...runtime.cpu.loading import load_engine
 from ...runtime.cpu.onnxruntime_engine import Buffer, Runnable
-from ...runtime.cpu_backends import CpuBackend
 from ...runtime.manifest import ClosedLoop, GraphParity, Parity
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
@@ -37,7 +38,6 @@ OBJECTS = (1, 2)
 CLIP_MASK = CLIP.with_suffix(".png")
 FRAMES = 8
 """Frames of the closed loop."""
-_USUAL = CpuBackend("onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +104,14 @@ def graph_inputs(net: JointNet, sample: Sample) -> dict[str, Tensor]:
     return values
 
 
-def graph_parity(bundle: Bundle, net: JointNet, backend: CpuBackend = _USUAL) -> Iterator[GraphParity]:
-    """Each graph of a bundle against its module, largest error over the outputs."""
+def graph_parity(bundle: Bundle, net: JointNet, choice: Choice | None = None) -> Iterator[GraphParity]:
+    """Each graph of a bundle against its module, largest error over the outputs; in ONNX Runtime, or by a choice."""
+    choice = choice or choose(bundle, "onnxruntime")
     with torch.inference_mode():
         values = graph_inputs(net, real_sample(net.config.crop_size))
         for kind in GRAPHS:
             if kind.name in bundle.manifest.graphs:
-                engine = backend.load(bundle, kind.name, available_cores(), len(OBJECTS))
+                engine = load_engine(bundle, choice, kind.name, available_cores(), len(OBJECTS))
                 yield _compare(engine, kind(net), values)
 
 

@@ -5,6 +5,7 @@ Nothing is cached between frames: at each frame the whole memory is encoded anew
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from ...model.target_model import to_filter
 from ...runtime.clock import StageClock
 from ...runtime.manifest import Defaults, Geometry
 from ...runtime.segmenter import Segmenter
-from ...runtime.settings import INITIAL_STEPS, UPDATE_STEPS, Settings
+from ...runtime.settings import INITIAL_STEPS, Settings
+from ...runtime.tracking.follower import HostFollower
 
 
 def geometry_of(config: ModelConfig) -> Geometry:
@@ -62,12 +64,12 @@ class ReferenceTarget:
 
     def start(self, mask: NDArray[np.float32]) -> None:
         """The memory's first frame, and a filter learned from it."""
-        self.store(0, mask, np.ones(1, np.float32))
+        self.store(0, mask, np.ones(1, np.float32), INITIAL_STEPS)
 
     @torch.inference_mode()
-    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32]) -> None:
+    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32], steps: int) -> None:
         """The extracted features into a slot, and omega learned."""
-        net, first = self.network.net, not self.memory
+        net = self.network.net
         with self.network.clock.stage("label_encoder"):
             E_ind, W, E_tra = net.label_encoder(torch.from_numpy(np.ascontiguousarray(mask))[None, None])
         entry = (self.features.x_ind, E_ind, W, self.features.x_tra, E_tra)
@@ -77,7 +79,6 @@ class ReferenceTarget:
         with self.network.clock.stage("few_shot"):
             z_ind, E_ind, W = (torch.cat([m[i] for m in self.memory])[None] for i in range(3))
             weights = torch.from_numpy(sample_weights.copy())[None]
-            steps = INITIAL_STEPS if first else UPDATE_STEPS
             self.omega = net.target_model.fit(z_ind, E_ind, W, weights, self.omega, steps)
 
     @torch.inference_mode()
@@ -101,7 +102,7 @@ class ReferenceTarget:
         """Not offered: the reference keeps no state across runs."""
         raise NotImplementedError("the reference keeps no state across runs")
 
-    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from the memory, the filter and the last features of a bundle's target (`OnnxTarget.state_dict`)."""
         config = self.network.net.config
         absent = np.zeros((1, config.feature_size[0] * config.feature_size[1], 0), np.float32)
@@ -122,7 +123,7 @@ class ReferenceTarget:
 def reference_segmenter(net: JointNet, settings: Settings) -> Segmenter:
     """A `Segmenter` that runs the PyTorch network."""
     clock = StageClock()
-    return Segmenter(ReferenceNetwork(net, settings, clock), geometry_of(net.config), settings, clock)
+    return Segmenter(HostFollower(ReferenceNetwork(net, settings, clock), geometry_of(net.config), settings, clock))
 
 
 def reference_defaults(memory: int = 20, interval: int = 5, max_objects: int = 8) -> Defaults:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..clock import StageClock
-from ..settings import INITIAL_STEPS, UPDATE_STEPS, Branches, Settings
+from ..settings import INITIAL_STEPS, Branches, Settings
 from .onnxruntime_engine import Buffer, Runnable
 from .pair_terms import TermPool
 
@@ -118,11 +118,10 @@ class OnnxTarget:
 
     def start(self, mask: NDArray[np.float32]) -> None:
         """The memory's first frame, and a filter learned from it."""
-        self.store(0, mask, np.ones(1, np.float32))
+        self.store(0, mask, np.ones(1, np.float32), INITIAL_STEPS)
 
-    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32]) -> None:
+    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32], steps: int) -> None:
         """The extracted features into a slot; both branches brought up to date."""
-        first = self.stored == 0
         replaced = slot < self.stored
         if not replaced:
             self.stored += 1
@@ -133,7 +132,7 @@ class OnnxTarget:
         if self.induction:
             with self.network.clock.stage("few_shot"):
                 np.copyto(self.samples["z_ind"][:, slot], self.x_ind.array)
-                self._learn(sample_weights, INITIAL_STEPS if first else UPDATE_STEPS)
+                self._learn(sample_weights, steps)
         if self.transduction:
             with self.network.clock.stage("memory_update"):
                 self._remember(slot, replaced)
@@ -234,7 +233,7 @@ class OnnxTarget:
         terms = {"terms": self.terms.slots}
         return {name: array.copy() for name, array in {**current, **samples, **frames, **terms}.items()}
 
-    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """The reverse of `state_dict`."""
         for name in _CURRENT:
             np.copyto(getattr(self, name).array, state[name])
@@ -244,7 +243,7 @@ class OnnxTarget:
         ports = ("z", "key", "C", "D", "key_cross", "E_tra")
         count = self.stored if self.transduction else 0
         self.frames = [
-            {name: Buffer(np.ascontiguousarray(state[f"frame{i}.{name}"])) for name in ports} for i in range(count)
+            {name: Buffer(np.array(state[f"frame{i}.{name}"], order="C")) for name in ports} for i in range(count)
         ]
         for row, column in state["terms"].tolist():
             self._restore_term(row, column)

@@ -1,101 +1,131 @@
-"""`Segmenter` on a device: one video, or several in one batch. Imports torch; the CPU path never comes here."""
+"""Objects followed on a device: one video, or several in one batch. Imports torch; the CPU path never comes here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ...errors import SettingsError
+from ..backends import Orchestrator
+from ..bundle import Bundle
 from ..clock import StageClock
 from ..settings import Settings
+from ..tracking.protocol import Sight, State
+from ..tracking.target_state import TargetState
 from .frame_queue import DEPTH, Pending
+from .loading import load_network
 from .network import DeviceNetwork
+from .readiness import choose_ready
 from .video_batch import VideoBatch
 
 
 class PendingLabels:
-    """A label map that is being computed."""
+    """A label map that is being computed; see `protocol.Pending`."""
 
     def __init__(self, pending: Pending) -> None:
         self._pending = pending
 
     def result(self) -> NDArray[np.uint8]:
-        """(H, W); waits for its frame only. May be called from another thread."""
+        """(H, W)."""
         return self._pending.result()[0]
 
 
-class DeviceSegmenter:
-    """Follows any number of objects through one video on a device; made by `Segmenter.load(..., device="cuda")`.
-
-    The verbs are those of `Segmenter`; `submit` and `stream` queue frames ahead.
+class DeviceFollower:
+    """One video's objects on a device; see `tracking.protocol.Tracking`. Frames are queued ahead.
 
     Attributes:
-        settings: how the bundle is used.
-        runs_on: backend, precision and device, and why.
         clock: durations of whole frames as the host sees them, once `clock.enabled` is set.
     """
 
-    def __init__(self, network: DeviceNetwork, runs_on: str = "") -> None:
+    ahead = DEPTH
+
+    def __init__(self, network: DeviceNetwork) -> None:
         self.network = network
-        self.runs_on = runs_on
         self.clock = StageClock()
         self.batch = VideoBatch(network, 1)
 
     @property
     def settings(self) -> Settings:
-        """Settings."""
+        """How the bundle is used."""
         return self.network.settings
 
     @property
     def object_ids(self) -> tuple[int, ...]:
-        """Ids of the objects that are followed, in the order in which they appeared."""
+        """In the order in which they appeared."""
         return tuple(self.batch.ids[0])
 
     def reset(self) -> None:
         """Forget all objects; the next frame may have any size."""
         self.batch.clear()
 
-    def step(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> NDArray[np.uint8]:
-        """Segment the next frame; see `Segmenter.step`."""
+    def step(
+        self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None, correct: bool = False
+    ) -> NDArray[np.uint8]:
+        """See `Segmenter.step`."""
         with self.clock.stage("frame"):
-            return self.submit(frame, mask).result()
+            return self.submit(frame, mask, correct).result()
 
-    def submit(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> PendingLabels:
-        """Enqueue the next frame and return at once; waits only where `frame_queue.DEPTH` frames are on their way.
-
-        Raises:
-            MaskError: as `Segmenter.step`.
-        """
+    def submit(
+        self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None, correct: bool = False
+    ) -> PendingLabels:
+        """Enqueue the next frame and return at once; waits only where `ahead` frames are on their way."""
+        if correct:
+            raise SettingsError("objects cannot be corrected on a device yet: use --device cpu")
         return PendingLabels(self.batch.submit([frame], [mask]))
 
-    def stream(
-        self, frames: Iterable[NDArray[np.uint8]], mask: NDArray[Any] | None = None
-    ) -> Iterator[NDArray[np.uint8]]:
-        """Label maps of all frames, the host working ahead of the device; `mask` belongs to the first one."""
-        waiting: list[PendingLabels] = []
-        for frame in frames:
-            waiting.append(self.submit(frame, mask))
-            mask = None
-            if len(waiting) == DEPTH:
-                yield waiting.pop(0).result()
-        for pending in waiting:
-            yield pending.result()
+    def remove(self, object_id: int) -> None:
+        """Not offered yet."""
+        raise SettingsError(f"object {object_id} cannot be removed on a device yet: use --device cpu")
+
+    def set_interval(self, interval: int) -> None:
+        """T from the next frame on: the host decides when a memory is updated."""
+        self.network.settings = replace(self.network.settings, interval=interval)
 
     def probabilities(self) -> dict[int, NDArray[np.float32]]:
-        """Merged probability maps (H, W) of the objects in the last frame, by id."""
+        """Copies of the last frame's maps (H, W)."""
+        sight = self.sight()
+        return {} if sight is None else dict(zip(sight.targets, sight.probabilities, strict=True))
+
+    def sight(self) -> Sight | None:
+        """What the next windows follow from, copied to the host."""
         if not self.object_ids:
-            return {}
+            return None
         self.network.lane.wait()
-        maps: NDArray[np.float32] = self.batch.tensors["probability"].cpu().numpy()
-        return {i: p.copy() for i, p in zip(self.object_ids, maps, strict=True)}
+        maps, pos, scale, base = (
+            self.batch.tensors[name].cpu().numpy() for name in ("probability", "pos", "scale", "base_size")
+        )
+        targets = {
+            object_id: TargetState(pos[i].copy(), np.float32(scale[i, 0]), base[i].copy())
+            for i, object_id in enumerate(self.object_ids)
+        }
+        return Sight(maps.copy(), targets, (slice(0, maps.shape[1]), slice(0, maps.shape[2])))
+
+    def align(self, sight: Sight) -> None:
+        """Take over probabilities and target states; memories stay their own."""
+        if not self.object_ids:
+            return
+        states = [sight.targets[i] for i in self.object_ids]
+        values = {
+            "probability": sight.probabilities,
+            "pos": np.stack([state.pos for state in states]),
+            "scale": np.stack([np.atleast_1d(state.target_scale) for state in states]),
+            "base_size": np.stack([state.base_target_size for state in states]),
+        }
+        with self.network.lane.work():
+            for name, value in values.items():
+                self.batch.tensors[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Everything that the next frame depends on, as arrays; to be loaded by the same backend and bundle."""
         return self.batch.state_dict()
 
-    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """The reverse of `state_dict`."""
         self.batch.load_state_dict(state)
 
@@ -104,7 +134,7 @@ class BatchSegmenter:
     """Follows the objects of V videos of one frame size, each with objects and pace of its own, in one batch.
 
     Example:
-        >>> segmenter = BatchSegmenter(load_device_network("lite", device="cuda")[0], videos=2)  # doctest: +SKIP
+        >>> segmenter = BatchSegmenter.load("lite", videos=2, device="cuda")                      # doctest: +SKIP
         >>> a, b = segmenter.step([frame_a, frame_b], [mask_a, mask_b])                           # doctest: +SKIP
         >>> a, b = segmenter.step([frame_a, frame_b])                                             # doctest: +SKIP
     """
@@ -112,6 +142,33 @@ class BatchSegmenter:
     def __init__(self, network: DeviceNetwork, videos: int) -> None:
         self.network = network
         self.batch = VideoBatch(network, videos)
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path | Bundle = "lite",
+        *,
+        videos: int,
+        device: str = "cuda",
+        backend: str = "auto",
+        precision: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Open a bundle for V videos; arguments and errors as of `Segmenter.load`.
+
+        Raises:
+            SettingsError: `videos` is not 1 to 256, or a CPU's own backend is asked for.
+        """
+        if not 1 <= videos <= 256:
+            raise SettingsError(f"videos is {videos}: expected 1 to 256")
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        settings = Settings.resolve(opened.manifest.defaults, **options)
+        choice = choose_ready(opened, backend, precision, device)
+        if choice.orchestrator is Orchestrator.HOST:
+            raise SettingsError(
+                f"backend {choice.name} follows one video at a time on the CPU: use --device cuda, or backend torch"
+            )
+        return cls(load_network(opened, choice, settings), videos)
 
     def object_ids(self, video: int) -> tuple[int, ...]:
         """Ids of the objects that are followed in a video, in the order in which they appeared."""

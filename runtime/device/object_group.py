@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..clock import StageClock
 from ..settings import UPDATE_STEPS, Settings
 from ..tracking.sample_weights import INITIAL_SHARE, LEARNING_RATE
-from ..tracking.target_state import TargetState
-from ..tracking.tracker import ObjectTracker
+from ..tracking.tracker import update_due
 from .geometry import DeviceWindow, cut_masks, insert_sample
 from .network import DeviceNetwork, FewShotLearner, FewShotLoop
 from .replay import Replay
@@ -26,28 +22,6 @@ WINDOW = ("start", "stop", "stride", "offset")
 """State tensors that make up a `DeviceWindow`."""
 _RENEWED = ("z_all", "key_all", "C_all", "D_all", "key_cross_all")
 """Banks that a frame's entry changes as a whole."""
-
-
-class _FirstSample:
-    """Takes the crops that the orchestrator cuts of an object's first frame."""
-
-    def extract(self, crop: NDArray[np.float32]) -> None:
-        """(H, W, 3)."""
-        self.crop = crop
-
-    def start(self, mask: NDArray[np.float32]) -> None:
-        """(H, W)."""
-        self.mask = mask
-
-
-def first_sample(
-    network: DeviceNetwork, frame: NDArray[np.uint8], mask: NDArray[np.bool_]
-) -> tuple[TargetState, NDArray[np.float32], NDArray[np.float32]]:
-    """State, crop (3, h, w) and mask crop (1, h, w) of an object's first frame, computed on the host."""
-    taken = _FirstSample()
-    tracker = ObjectTracker(taken, network.geometry, network.settings, StageClock())  # type: ignore[arg-type]
-    tracker.start(frame, mask)
-    return tracker.state, np.ascontiguousarray(taken.crop.transpose(2, 0, 1)), taken.mask[None]
 
 
 class ObjectGroup:
@@ -91,8 +65,7 @@ class ObjectGroup:
     def due(self, settings: Settings) -> bool:
         """Count a frame; whether it begins with a memory update, which depends on no pixel."""
         self.frame_count += 1
-        n = self.frame_count
-        return n > 2 and n % settings.interval == 0 and settings.memory > 1
+        return update_due(self.frame_count, 1, settings)
 
     def start(self, learner: FewShotLearner | None) -> None:
         """The first memory entry, from the last features and the mask crops in `mask`; omega learned."""

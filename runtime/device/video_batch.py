@@ -18,15 +18,14 @@ from torch import Tensor
 from ...errors import DeviceError, SettingsError
 from ..settings import INITIAL_STEPS
 from ..tracking.crop import OUTSIDE
-from ..tracking.frame_checks import check_frame, new_ids, nothing_to_follow
+from ..tracking.frame_checks import check_frame, ids_in, nothing_to_follow
+from ..tracking.tracker import GIVEN, given_sample
 from .frame_queue import FrameQueue, Pending
 from .geometry import DeviceWindow, cut_images, paste_logits, search_windows, soft_aggregation, update_state
 from .network import DeviceNetwork, FewShotLearner
-from .object_group import WINDOW, ObjectGroup, first_sample
+from .object_group import WINDOW, ObjectGroup
 from .replay import Replay
 
-GIVEN = 100.0
-"""Score of a pixel inside a given mask; its negative outside."""
 _STATE: dict[str, tuple[int, torch.dtype]] = {
     "pos": (2, torch.float32),
     "scale": (1, torch.float32),
@@ -138,7 +137,8 @@ class VideoBatch:
             if frame is None:
                 continue
             size = check_frame(frame, size).shape[:2]  # type: ignore[assignment]
-            appearing = new_ids(mask, frame.shape[:2], known)
+            given = [] if mask is None else ids_in(mask, frame.shape[:2])
+            appearing = [i for i in given if i not in known]
             if not known and not appearing:
                 raise nothing_to_follow(mask)
             new += [(video, i) for i in appearing]
@@ -166,7 +166,7 @@ class VideoBatch:
             assert frame is not None and labels is not None
             mask = labels == object_id
             given.append(np.where(mask, np.float32(GIVEN), np.float32(-GIVEN)))
-            samples.append(first_sample(self.network, frame, mask))
+            samples.append(given_sample(frame, mask, self.network.geometry))
             self.ids[video].append(object_id)
         kept = self._kept()
         self._lay_out(self._owners + [video for video, _ in new], [*self._ranges(), (count, 1)])
@@ -180,8 +180,8 @@ class VideoBatch:
         move([state.pos for state, _, _ in samples], "pos")
         move([np.atleast_1d(state.target_scale) for state, _, _ in samples], "scale")
         move([state.base_target_size for state, _, _ in samples], "base_size")
-        move([crop for _, crop, _ in samples], "crop")
-        move([mask for _, _, mask in samples], "mask")
+        move([crop.transpose(2, 0, 1) for _, crop, _ in samples], "crop")
+        move([label[None] for _, _, label in samples], "mask")
         move(given, "scores")
         for call in self._bind_features(group.tensors):
             call()

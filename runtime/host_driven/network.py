@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..clock import StageClock
 from ..device.engines.protocol import BoundGraph, DeviceArray, DeviceEngine, DType
 from ..manifest import GraphRecord, Port
-from ..settings import Settings
+from ..settings import INITIAL_STEPS, Settings
 
 GRAPHS = (
     *("backbone", "label_encoder", "transformer_query", "memory_update", "memory_read"),
@@ -171,7 +171,6 @@ class EngineTarget:
     def __init__(self, network: EngineNetwork) -> None:
         self.network = network
         self.arrays = {name: network.new(name) for name in OWN}
-        self.started = False
         self.graphs: dict[str, BoundGraph] = {
             name: engine.bind({port: self._array(port) for port in engine.ports})
             for name, engine in network.engines.items()
@@ -194,11 +193,11 @@ class EngineTarget:
 
     def start(self, mask: NDArray[np.float32]) -> None:
         """The memory's first frame, and a filter learned from it; waits, as the next object's crop may follow."""
-        self.store(0, mask, np.ones(1, np.float32))
+        self.store(0, mask, np.ones(1, np.float32), INITIAL_STEPS)
         with self.network.device.current():
             self.network.device.wait()
 
-    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32]) -> None:
+    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32], steps: int) -> None:
         """The extracted features into a slot; both branches brought up to date."""
         net = self.network
         chosen = np.zeros(net.capacity, np.float32)
@@ -207,10 +206,9 @@ class EngineTarget:
             net.fill("mask", mask)
             self._run("label_encoder")
             if "few_shot_start" in self.graphs:
-                self._learn(slot, sample_weights)
+                self._learn(slot, sample_weights, steps)
             if "memory_update" in self.graphs:
                 self._remember(slot, chosen)
-        self.started = True
 
     def segment(self) -> NDArray[np.float32]:
         """Logits (H, W), fp32; waits for them."""
@@ -224,7 +222,7 @@ class EngineTarget:
         logits: NDArray[np.float32] = net.logits[0, 0]
         return logits
 
-    def _learn(self, slot: int, sample_weights: NDArray[np.float32]) -> None:
+    def _learn(self, slot: int, sample_weights: NDArray[np.float32], steps: int) -> None:
         """Steepest descent over the stored samples; weights of slots without one are zero."""
         net, arrays = self.network, self.arrays
         for bank, source in (("z_ind", "x_ind"), ("E_ind_all", "E_ind"), ("W_all", "W")):
@@ -232,7 +230,7 @@ class EngineTarget:
         weights = np.zeros(net.capacity, np.float32)
         weights[: len(sample_weights)] = sample_weights
         net.fill("sample_weights", weights)
-        self._run("few_shot_update" if self.started else "few_shot_start")
+        self._run("few_shot_start" if steps == INITIAL_STEPS else "few_shot_update")
         net.device.copy(arrays["omega"], net.arrays["omega_next"])
 
     def _remember(self, slot: int, chosen: NDArray[np.float32]) -> None:
@@ -252,9 +250,8 @@ class EngineTarget:
             arrays = {name: fetch(self.network.device, array) for name, array in self.arrays.items()}
         return arrays
 
-    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """The reverse of `state_dict`."""
-        self.started = bool(state["valid"].any() or state["omega"].any())
         with self.network.device.current():
             for name, array in self.arrays.items():
                 put(self.network.device, array, state[name])

@@ -87,8 +87,8 @@ class OutputFolder:
             begun = None
         if not isinstance(begun, dict):
             raise OutputError(f"{self.record} cannot be read: begin anew with --overwrite")
-        for name, value in record.items():
-            found = begun.get(name)
+        for name in {**record, **begun}:
+            found, value = begun.get(name), record.get(name)
             if found == value:
                 continue
             if name in ("source", "mask", "bundle"):

@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..tracking.protocol import Pending
 from ..video.masks import GivenMasks, read_label_map
 from ..video.sources import Source
 from .output import OutputFolder
@@ -17,19 +18,12 @@ SOUND_PIXELS = 100
 """Pixels that an object's mask must have for the object to be taken up from it again."""
 
 
-class PendingLabels(Protocol):
-    """A label map that is there or will be."""
-
-    def result(self) -> NDArray[np.uint8]:
-        """(H, W); may be called from another thread."""
-
-
 class FrameSegmenter(Protocol):
     """What a run asks of `Segmenter`."""
 
     runs_on: str
 
-    def submit(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> PendingLabels:
+    def submit(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> Pending:
         """Begin with the next frame."""
 
     def state_dict(self) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -18,15 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import JointError, SettingsError, VideoError
+from ..backends import Choice, Orchestrator, default_bundle
 from ..bundle import Bundle
-from ..device_backends import runs_on_device
-from ..segmenter import Computed, Segmenter
+from ..segmenter import Segmenter
+from ..settings import Settings
+from ..tracking.protocol import Computed, Pending
 from ..video.masks import GivenMasks, read_label_map, write_label_map
 from ..video.overlay import OverlayVideo, draw_overlay
 from ..video.sources import Frame, Source, open_source
 from .output import OutputFolder
 from .pipeline import overlapped
-from .resume import FrameSegmenter, PendingLabels, Restart, take_up
+from .resume import FrameSegmenter, Restart, take_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,8 @@ class Request:
         source: a video file or a folder of images.
         mask: a PNG, or a folder of PNGs named like frames.
         out: the folder for the results.
-        bundle, memory, interval, branches, threads, score_resize, device, backend: see `Segmenter.load`.
+        bundle: name or folder; what suits backend and device if None.
+        memory, interval, branches, threads, score_resize, device, backend: see `Segmenter.load`.
         every: segment every so many-th frame.
         start: number of the first frame.
         end: number of the first frame not to segment; None for all.
@@ -49,7 +52,7 @@ class Request:
     source: Path
     mask: Path
     out: Path
-    bundle: str = "lite"
+    bundle: str | None = None
     memory: int | None = None
     interval: int | None = None
     branches: str = "both"
@@ -109,9 +112,9 @@ def segment_video(request: Request, display: Display) -> Outcome:
         JointError: anything wrong with what the user gave; nothing was written then.
     """
     job = Job.prepare(request)
-    bundle = Bundle.open(request.bundle)
+    bundle = Bundle.open(request.bundle or default_bundle(request.backend, request.device))
     segmenter = Segmenter.load(
-        request.bundle,
+        bundle,
         memory=request.memory,
         interval=request.interval,
         branches=request.branches,
@@ -120,19 +123,17 @@ def segment_video(request: Request, display: Display) -> Outcome:
         device=request.device,
         backend=request.backend,
     )
-    settings = segmenter.settings
-    identity = {
-        "bundle": bundle.fingerprint,
-        "memory": settings.memory,
-        "interval": settings.interval,
-        "branches": settings.branches,
-        "score_resize": settings.score_resize,
-    }
-    if runs_on_device(bundle, request.backend, request.device):
+    assert segmenter.choice is not None
+    if segmenter.choice.orchestrator is Orchestrator.DEVICE:
         display.note(f"runs with {segmenter.runs_on}")
-    if segmenter.runs_on != Segmenter.runs_on:
-        identity["backend"] = segmenter.runs_on.partition(" on ")[0]
-    return job.run(segmenter, identity, display)
+    return job.run(segmenter, identity(bundle, segmenter.choice, segmenter.settings), display)
+
+
+def identity(bundle: Bundle, choice: Choice, settings: Settings) -> dict[str, Any]:
+    """What determines the masks besides source, given masks and range, as JSON can hold it."""
+    used = asdict(settings)
+    del used["threads"]
+    return {"bundle": bundle.fingerprint, **choice.identity, **used}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Labelled:
     """
 
     frame: Frame
-    pending: PendingLabels
+    pending: Pending
     stored: bool
 
 
@@ -304,7 +305,7 @@ class _Inference:
         stored = frame.index < restart.first
         if stored:
             labels = read_label_map(output.mask(frame.name))
-            pending: PendingLabels = Computed(labels)
+            pending: Pending = Computed(labels)
             if frame.index == restart.retaken:
                 self._submit(frame, labels)
         else:
@@ -318,7 +319,7 @@ class _Inference:
             self.display.advance()
         return Labelled(frame, pending, stored)
 
-    def _submit(self, frame: Frame, mask: NDArray[np.uint8] | None) -> PendingLabels:
+    def _submit(self, frame: Frame, mask: NDArray[np.uint8] | None) -> Pending:
         self.state_after = None
         pending = self.segmenter.submit(frame.image, mask)
         self.state_after = frame.index

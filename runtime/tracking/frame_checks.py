@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -27,17 +26,12 @@ def check_frame(frame: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArr
     return frame
 
 
-def new_ids(mask: NDArray[Any] | None, size: tuple[int, ...], known: Container[int]) -> list[int]:
-    """Ids of a label map that are not followed yet, ascending.
+def ids_in(mask: NDArray[Any], size: tuple[int, ...]) -> list[int]:
+    """Ids of a label map, ascending, without the background.
 
     Raises:
         MaskError: it has another size than the frame, another type, or ids beyond 255.
     """
-    ids = [] if mask is None else _ids(mask, size)
-    return [i for i in ids if i and i not in known]
-
-
-def _ids(mask: NDArray[Any], size: tuple[int, ...]) -> list[int]:
     if mask.shape != size:
         found = "x".join(str(n) for n in reversed(mask.shape))
         raise MaskError(f"the mask is {found}, the frame {size[1]}x{size[0]}: expected one id per pixel of the frame")
@@ -46,7 +40,7 @@ def _ids(mask: NDArray[Any], size: tuple[int, ...]) -> list[int]:
     ids = np.unique(mask).tolist()
     if ids[0] < 0 or ids[-1] > 255:
         raise MaskError(f"the mask has ids from {ids[0]} to {ids[-1]}: expected 0 to 255")
-    return [int(i) for i in ids]
+    return [int(i) for i in ids if i]
 
 
 def nothing_to_follow(mask: NDArray[Any] | None) -> MaskError:

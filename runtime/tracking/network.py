@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,13 +18,14 @@ class Target(Protocol):
     def start(self, mask: NDArray[np.float32]) -> None:
         """Begin the memory with the extracted features and their mask crop (H, W) in [0, 1]; learn omega."""
 
-    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32]) -> None:
+    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32], steps: int) -> None:
         """Put the extracted features and their mask crop into a slot of the memory; update omega.
 
         Args:
             slot: a stored one is replaced, the next free one is added.
             mask: (H, W) in [0, 1].
             sample_weights: weights of the samples now stored, (N,).
+            steps: of steepest descent, `settings.INITIAL_STEPS` or `settings.UPDATE_STEPS`.
         """
 
     def segment(self) -> NDArray[np.float32]:
@@ -32,7 +34,7 @@ class Target(Protocol):
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Memory and filter as arrays."""
 
-    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """The reverse of `state_dict`."""
 
 

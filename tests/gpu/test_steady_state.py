@@ -10,7 +10,8 @@ from jointrt.export.parity.reference import reference_defaults
 from jointrt.export.parity.torch_network import torch_network
 from jointrt.model.config import ModelConfig
 from jointrt.model.network import JointNet
-from jointrt.runtime.device.follower import BatchSegmenter, DeviceSegmenter
+from jointrt.runtime.device.follower import BatchSegmenter, DeviceFollower
+from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch with CUDA")
@@ -37,7 +38,7 @@ def squares():
 
 @pytest.fixture(params=["fp32", "fp16"])
 def segmenter(request):
-    segmenter = DeviceSegmenter(network(request.param))
+    segmenter = Segmenter(DeviceFollower(network(request.param)))
     segmenter.step(noise(), squares())
     for _ in range(12):
         segmenter.step(noise())
@@ -46,7 +47,7 @@ def segmenter(request):
 
 def test_the_steady_state_never_waits_for_the_host(segmenter):
     frame = noise()
-    segmenter.network.lane.wait()
+    segmenter.tracking.network.lane.wait()
     torch.cuda.set_sync_debug_mode("error")
     try:
         pending = [segmenter.submit(frame) for _ in range(20)]
@@ -57,7 +58,7 @@ def test_the_steady_state_never_waits_for_the_host(segmenter):
 
 def test_graphs_and_memory_stay_as_they_are(segmenter):
     """Free memory is the driver's own figure."""
-    lane, frame = segmenter.network.lane, noise()
+    lane, frame = segmenter.tracking.network.lane, noise()
     for _ in segmenter.stream(frame for _ in range(100)):
         pass
     lane.wait()
@@ -74,7 +75,7 @@ def test_graphs_and_memory_stay_as_they_are(segmenter):
 def pair(net):
     """One segmenter that replays, and one that enqueues the same work call by call."""
     settings = Settings.resolve(reference_defaults(memory=4, interval=2))
-    replayed, plain = (DeviceSegmenter(torch_network(net, settings, "fp32", "cuda")) for _ in range(2))
+    replayed, plain = (Segmenter(DeviceFollower(torch_network(net, settings, "fp32", "cuda"))) for _ in range(2))
     plain.network.capturable = False
     return replayed, plain
 
@@ -85,10 +86,10 @@ def differ(replayed, plain, frames, run):
         mask = squares() if t == 0 else None
         run(t, lambda mask=mask: replayed.step(noise(), mask))
         plain.step(noise(), mask)
-        mine, expected = (s.batch.tensors["probability"].cpu() for s in (replayed, plain))
+        mine, expected = (s.tracking.batch.tensors["probability"].cpu() for s in (replayed, plain))
         yield float((mine - expected).abs().mean() / expected.std())
-        for name, tensor in plain.batch.tensors.items():
-            replayed.batch.tensors[name].copy_(tensor)
+        for name, tensor in plain.tracking.batch.tensors.items():
+            replayed.tracking.batch.tensors[name].copy_(tensor)
         torch.cuda.synchronize()
 
 

@@ -19,7 +19,7 @@ def run(segmenter, golden, render, name, predictions, frames=None):
         for object_id in segmenter.object_ids:
             a, b = labels == object_id, expected == object_id
             assert (a & b).sum() >= 0.995 * (a | b).sum(), (name, t, object_id)
-            yield segmenter._trackers[object_id], recorded[t, str(object_id)]
+            yield segmenter.tracking.trackers[object_id], recorded[t, str(object_id)]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_without_the_induction_branch_omega_stays_zero(tiny_bundle, disc):
     segmenter = Segmenter.load(tiny_bundle.folder, threads=1, branches="transduction")
     for t in range(5):
         segmenter.step(disc(t)[0], disc(t)[1] if t == 0 else None)
-    assert not segmenter._trackers[1].target.omega.array.any()
+    assert not segmenter.tracking.trackers[1].target.omega.array.any()
 
 
 def test_the_incremental_memory_is_the_whole_softmax(tiny_bundle, disc):
@@ -109,7 +109,7 @@ def test_the_incremental_memory_is_the_whole_softmax(tiny_bundle, disc):
     transformer = bundle_network(tiny_bundle).transformer
     for t in range(40):
         segmenter.step(disc(t % 12)[0], disc(0)[1] if t == 0 else None)
-        frames = segmenter._trackers[1].target.frames
+        frames = segmenter.tracking.trackers[1].target.frames
         if t in (2, 5, 39):
             z = torch.from_numpy(np.concatenate([frame["z"].array for frame in frames])[None])
             with torch.inference_mode():
@@ -149,3 +149,96 @@ def test_a_buffer_shares_its_memory():
     buffer = Buffer(array)
     array[2] = 5
     assert buffer.value.numpy()[2] == 5
+
+
+def test_frames_of_a_stream_are_those_of_single_steps(tiny_bundle, disc):
+    alone, streamed = (Segmenter.load(tiny_bundle.folder, threads=1) for _ in range(2))
+    frames = [disc(t)[0] for t in range(5)]
+    expected = [alone.step(frame, disc(0)[1] if t == 0 else None) for t, frame in enumerate(frames)]
+    np.testing.assert_array_equal(list(streamed.stream(frames, disc(0)[1])), expected)
+
+
+def test_a_snapshot_is_gone_back_to_exactly_and_more_than_once(tiny_bundle, disc):
+    segmenter = Segmenter.load(tiny_bundle.folder, threads=1, memory=3, interval=2)
+    for t in range(5):
+        segmenter.step(disc(t)[0], disc(0)[1] if t == 0 else None)
+    snapshot = segmenter.snapshot()
+    expected = [segmenter.step(disc(t)[0]) for t in range(5, 12)]
+    for _ in range(2):
+        segmenter.restore(snapshot)
+        np.testing.assert_array_equal([segmenter.step(disc(t)[0]) for t in range(5, 12)], expected)
+
+
+def test_without_correct_masks_of_followed_objects_change_nothing_and_with_it_they_are_the_truth(tiny_bundle, disc):
+    plain, corrected = (Segmenter.load(tiny_bundle.folder, threads=1) for _ in range(2))
+    for t in range(4):
+        plain.step(disc(t)[0], disc(0)[1] if t == 0 else None)
+        corrected.step(disc(t)[0], disc(0)[1] if t == 0 else None)
+    frame, truth = disc(4)
+    assert not np.array_equal(plain.step(frame, truth), truth)
+    np.testing.assert_array_equal(corrected.step(frame, truth, correct=True), truth)
+
+
+def test_a_corrected_object_takes_up_from_its_correction(tiny_bundle, disc):
+    """It is led astray by a wrong mask; a correction brings place, size and memory back to the disc."""
+    wrong = np.zeros((96, 160), np.uint8)
+    wrong[2:20, 130:158] = 1
+    astray, mended = (Segmenter.load(tiny_bundle.folder, threads=1, interval=2) for _ in range(2))
+    for t in range(4):
+        for segmenter in (astray, mended):
+            segmenter.step(disc(t)[0], wrong if t == 0 else None)
+    astray.step(disc(4)[0])
+    mended.step(*disc(4), correct=True)
+    shared = []
+    for segmenter in (astray, mended):
+        found = [segmenter.step(disc(t)[0]) == 1 for t in range(5, 10)]
+        true = [disc(t)[1] == 1 for t in range(5, 10)]
+        shared.append(np.mean([(a & b).sum() / (a | b).sum() for a, b in zip(found, true, strict=True)]))
+    assert shared[1] > 0.5 > shared[0]
+
+
+def test_corrections_stay_in_the_memory_and_the_oldest_of_many_goes(tiny_bundle, disc):
+    segmenter = Segmenter.load(tiny_bundle.folder, threads=1, memory=5, interval=1)
+    segmenter.step(*disc(0))
+    tracker = segmenter.tracking.trackers[1]
+    seen = []
+    for t in range(1, 30):
+        given = t % 7 == 0
+        segmenter.step(disc(t % 12)[0], disc(t % 12)[1] if given else None, correct=given)
+        if given:
+            seen.append(tracker.target.samples["z_ind"][0, tracker.weights.given[-1]].copy())
+        for slot, features in zip(tracker.weights.given, seen[-3:], strict=True):
+            np.testing.assert_array_equal(tracker.target.samples["z_ind"][0, slot], features)
+        shares = tracker.weights.current[[0, *tracker.weights.given]]
+        assert (shares >= min(0.25, 0.5 / len(shares)) - 1e-6).all()
+    assert len(seen) == 4 and len(tracker.weights.given) == 3
+
+
+@pytest.mark.parametrize("memory", [1, 2, 3])
+def test_small_memories_take_corrections_too(tiny_bundle, disc, memory):
+    segmenter = Segmenter.load(tiny_bundle.folder, threads=1, memory=memory, interval=1)
+    for t in range(8):
+        frame, truth = disc(t)
+        labels = segmenter.step(frame, truth if t in (0, 3, 4) else None, correct=t > 0)
+        if t in (0, 3, 4):
+            np.testing.assert_array_equal(labels, truth)
+
+
+def test_a_removed_object_is_gone_and_the_other_goes_on_as_alone(tiny_bundle, disc):
+    """The two never touch, so that the merge leaves each as it would be alone."""
+    both, alone = (Segmenter.load(tiny_bundle.folder, threads=1) for _ in range(2))
+    frame, mask = disc(0)
+    two = mask.copy()
+    two[80:94, 140:158] = 2
+    both.step(frame, two)
+    alone.step(frame, mask)
+    both.remove(2)
+    assert both.object_ids == (1,)
+    for t in range(1, 8):
+        np.testing.assert_array_equal(both.step(disc(t)[0]), alone.step(disc(t)[0]))
+    both.remove(1)
+    with pytest.raises(SettingsError, match="object 1 is not followed: followed are none"):
+        both.remove(1)
+    with pytest.raises(MaskError, match="no object"):
+        both.step(frame)
+    np.testing.assert_array_equal(both.step(frame, two), two)

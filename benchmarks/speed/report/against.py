@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ....errors import SettingsError
-from ....runtime.cpu_backends import split_backend
+from ....runtime.backends import split_backend
 from ..bench import BenchReport
 from ..clip import BenchClip
 from ..environment import Environment

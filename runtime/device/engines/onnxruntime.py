@@ -78,9 +78,7 @@ class _Binding:
             raise DeviceError(f"graph {self.engine.name!r} failed in ONNX Runtime: {str(error)[:200]}") from None
 
 
-def load_engines(
-    bundle: Bundle, settings: Settings, *, device: str, stream: int, precision: str | None
-) -> dict[str, DeviceEngine]:
+def load_engines(bundle: Bundle, settings: Settings, *, device: str, stream: int) -> dict[str, DeviceEngine]:
     """The graphs of a bundle that `jointrt build --backend onnxruntime` made.
 
     Args:
@@ -88,7 +86,6 @@ def load_engines(
         settings: threads, on the CPU.
         device: "cuda", "cuda:1", ..., "cpu".
         stream: handle of the stream that all work goes to.
-        precision: not needed; the graphs have theirs.
 
     Raises:
         BundleError: a graph does not load.

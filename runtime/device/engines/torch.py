@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ....errors import SettingsError
 from ....export.build.network import bundle_network
 from ....export.graphs.fixed_memory import (
     DirectBackboneGraph,
@@ -183,24 +182,16 @@ def torch_engines(
     return {graph.name: TorchEngine(graph.eval().to(device), precision) for graph in graphs}
 
 
-def load_engines(
-    bundle: Bundle, settings: Settings, *, device: str, stream: int, precision: str | None
-) -> dict[str, DeviceEngine]:
+def load_engines(bundle: Bundle, settings: Settings, *, device: str, precision: str) -> dict[str, DeviceEngine]:
     """The engines of a bundle's weights.
 
     Args:
         bundle: one that holds its weights.
         settings: memory.
         device: "cuda", "cuda:1", ..., "cpu".
-        stream: not needed; the caller enqueues on torch's current stream.
-        precision: "fp16" or "fp32"; None for fp16 on a GPU.
+        precision: "fp16" or "fp32".
 
     Raises:
         BundleError: the bundle holds no weights.
-        SettingsError: there is no such precision.
     """
-    del stream
-    chosen = precision or ("fp32" if device == "cpu" else "fp16")
-    if chosen not in ("fp32", "fp16"):
-        raise SettingsError(f"precision is {chosen!r}: expected fp16 or fp32")
-    return torch_engines(bundle_network(bundle), settings.memory, chosen, device)  # type: ignore[arg-type]
+    return torch_engines(bundle_network(bundle), settings.memory, precision, device)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from jointrt.model.backbone import BACKBONES
 from jointrt.model.transformer import to_tokens
 from jointrt.runtime.bundle import Bundle
 from jointrt.runtime.device.engines.torch import HalfBackbone, fused, halve_convolutions
-from jointrt.runtime.device.follower import DeviceSegmenter
+from jointrt.runtime.device.follower import DeviceFollower
 from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
 from torch import nn
@@ -46,13 +46,13 @@ def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, parity, half_arithm
     options = {"memory": 3, "interval": 2}
     settings = Settings.resolve(reference_defaults(**options))
     reference = Segmenter.load("lite", **options)
-    tested = DeviceSegmenter(torch_network(net, settings, "fp16", device))
+    tested = Segmenter(DeviceFollower(torch_network(net, settings, "fp16", device)))
     frames, labels = parity.read_clip(count)
     with half_arithmetic() if device == "cpu" else contextlib.nullcontext():
         for t, frame in enumerate(frames):
             mask = None if t else labels
             expected, found = reference.step(frame, mask), tested.step(frame, mask)
-            tensors = tested.batch.tensors
+            tensors = tested.tracking.batch.tensors
             for index, object_id in enumerate(reference.object_ids):
                 assert parity.mask_iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
                 if t:

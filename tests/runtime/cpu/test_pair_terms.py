@@ -9,7 +9,7 @@ from jointrt.runtime.cpu.pair_terms import TermPool
 def load(bundle, budget=None, **settings):
     segmenter = Segmenter.load(bundle.folder, threads=1, **settings)
     if budget is not None:
-        segmenter.network.terms.budget = budget
+        segmenter.tracking.network.terms.budget = budget
     return segmenter
 
 
@@ -21,14 +21,14 @@ def two_objects(disc, t):
 
 
 def one_term(segmenter):
-    return sum(segmenter.network.buffer(name).array.nbytes for name in ("C", "D"))
+    return sum(segmenter.tracking.network.buffer(name).array.nbytes for name in ("C", "D"))
 
 
 @pytest.mark.parametrize("room", [10**9, 8, 5, 1])
 def test_masks_are_those_of_computing_again_over_many_replacements(tiny_bundle, disc, room):
     plain = load(tiny_bundle, 0, interval=1, memory=4)
     kept = load(tiny_bundle, interval=1, memory=4)
-    kept.network.terms.budget = room * one_term(kept)
+    kept.tracking.network.terms.budget = room * one_term(kept)
     for t in range(30):
         frame, mask = two_objects(disc, t % 12 if t > 3 else t)
         np.testing.assert_array_equal(kept.step(frame, mask), plain.step(frame, mask))
@@ -45,7 +45,7 @@ def test_masks_are_those_of_computing_again_over_many_replacements(tiny_bundle, 
 def test_no_frame_that_leaves_is_computed_again_but_for_the_first_frames_terms(tiny_bundle, disc):
     segmenter = load(tiny_bundle, interval=1, memory=5)
     calls = {}
-    for name, engine in segmenter.network.engines.items():
+    for name, engine in segmenter.tracking.network.engines.items():
 
         def run(inputs, outputs, name=name, run=engine.run):
             calls[name] = calls.get(name, 0) + 1
@@ -64,7 +64,7 @@ def test_a_restored_object_goes_on_to_the_bit(tiny_bundle, disc):
     whole, first, second = (load(tiny_bundle, interval=1, memory=4) for _ in range(3))
     room = 5 * one_term(whole)
     for segmenter in (whole, first, second):
-        segmenter.network.terms.budget = room
+        segmenter.tracking.network.terms.budget = room
     for t in range(11):
         frame, mask = two_objects(disc, t)
         whole.step(frame, mask)

@@ -9,8 +9,9 @@ import torch
 from jointrt.errors import MaskError, SettingsError
 from jointrt.export.parity.reference import reference_defaults, reference_segmenter
 from jointrt.export.parity.torch_network import torch_network
-from jointrt.runtime.device.follower import BatchSegmenter, DeviceSegmenter
+from jointrt.runtime.device.follower import BatchSegmenter, DeviceFollower
 from jointrt.runtime.device.video_batch import VideoBatch
+from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -59,7 +60,7 @@ def test_a_video_on_a_device_follows_the_released_algorithm(net, device, precisi
     and is replaced, and a second object appears on the way. The engines have more slots than the memory uses.
     """
     reference = reference_segmenter(net, settings(**changes))
-    tested = DeviceSegmenter(network(net, device, precision, capacity=4, **changes))
+    tested = Segmenter(DeviceFollower(network(net, device, precision, capacity=4, **changes)))
     for t, (frame, mask) in enumerate(video(10 if not changes else 6)):
         expected, found = reference.step(frame, mask), tested.step(frame, mask)
         maps = np.stack(list(reference.probabilities().values()))
@@ -68,10 +69,10 @@ def test_a_video_on_a_device_follows_the_released_algorithm(net, device, precisi
         assert np.abs(maps - mine).mean() < {"fp32": 1e-3, "fp16": 0.03}[precision] * maps.std(), t
         assert precision == "fp16" or (found == expected).mean() > 0.99, t
         assert (found > 0).any()
-        tested.batch.tensors["probability"].copy_(torch.from_numpy(maps))
+        tested.tracking.batch.tensors["probability"].copy_(torch.from_numpy(maps))
     assert tested.object_ids == (1, 4)
     if not changes:
-        assert tested.batch.tensors["stored"].flatten().tolist() == [3, 3]
+        assert tested.tracking.batch.tensors["stored"].flatten().tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -80,7 +81,7 @@ def test_videos_in_one_batch_are_followed_as_each_alone(net, device):
     shared = network(net, device)
     clips = [list(video(9, seed=0)), list(video(6, seed=1, first=7, second=0)), list(video(4, seed=2, second=9))]
     begin, place = (0, 2, 5), (0, 1, 2)
-    alone = [DeviceSegmenter(network(net, device)) for _ in clips]
+    alone = [Segmenter(DeviceFollower(network(net, device))) for _ in clips]
     together = BatchSegmenter(shared, 3)
     for t in range(9):
         frames, masks = [None] * 3, [None] * 3
@@ -122,16 +123,16 @@ def test_a_batch_is_divided_and_aligned_for_engines_that_need_it(net):
     whole, divided = network(net), network(net)
     divided.engines = {name: Divided(engine, 64) for name, engine in divided.engines.items()}
     divided.alignment = 64
-    one, other = DeviceSegmenter(whole), DeviceSegmenter(divided)
+    one, other = Segmenter(DeviceFollower(whole)), Segmenter(DeviceFollower(divided))
     for t, (frame, mask) in enumerate(video(8, second=0)):
         assert (one.step(frame, mask) == other.step(frame, mask)).mean() > 0.995, t
-    maps = [s.batch.tensors["probability"] for s in (one, other)]
+    maps = [s.tracking.batch.tensors["probability"] for s in (one, other)]
     assert (maps[0] - maps[1]).abs().max() < 1e-3
 
 
 def test_frames_may_be_queued_ahead(net):
     shared = network(net)
-    segmenter = DeviceSegmenter(shared)
+    segmenter = Segmenter(DeviceFollower(shared))
     clip = list(video(6))
     expected = [segmenter.step(frame, mask if t == 0 else None) for t, (frame, mask) in enumerate(clip)]
     segmenter.reset()
@@ -145,27 +146,27 @@ def test_frames_may_be_queued_ahead(net):
 
 def test_memory_is_given_back_before_more_is_taken(net, monkeypatch):
     """Where objects appear, and at the end of a video: no array of before is there when the new ones are made."""
-    segmenter = DeviceSegmenter(network(net))
+    segmenter = Segmenter(DeviceFollower(network(net)))
     clip = list(video(4))
     segmenter.step(*clip[0])
-    layers = [weakref.ref(segmenter.batch.tensors[f"layer{i}"]) for i in (1, 2, 3, 4)]
-    make = segmenter.network.tensor
+    layers = [weakref.ref(segmenter.tracking.batch.tensors[f"layer{i}"]) for i in (1, 2, 3, 4)]
+    make = segmenter.tracking.network.tensor
 
     def tensor(port, batch):
         assert not any(layer() is not None for layer in layers)
         return make(port, batch)
 
     segmenter.step(*clip[1])
-    monkeypatch.setattr(segmenter.network, "tensor", tensor)
+    monkeypatch.setattr(segmenter.tracking.network, "tensor", tensor)
     segmenter.step(*clip[2])
-    layers[:] = [weakref.ref(segmenter.batch.tensors["layer1"])]
+    layers[:] = [weakref.ref(segmenter.tracking.batch.tensors["layer1"])]
     segmenter.reset()
     assert layers[0]() is None
 
 
 def test_a_state_is_taken_up_exactly(net):
     shared = network(net)
-    segmenter, other = DeviceSegmenter(shared), DeviceSegmenter(shared)
+    segmenter, other = Segmenter(DeviceFollower(shared)), Segmenter(DeviceFollower(shared))
     clip = list(video(8))
     assert other.state_dict()["owners"].size == 0
     for frame, mask in clip[:5]:
@@ -219,7 +220,7 @@ def test_frames_and_updates_neither_wait_for_the_host_nor_read_from_it(net, prec
 
 def test_what_does_not_fit_is_refused(net):
     with pytest.raises(MaskError, match="no object"):
-        DeviceSegmenter(network(net)).step(np.zeros((8, 8, 3), np.uint8))
+        Segmenter(DeviceFollower(network(net))).step(np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(SettingsError, match="2 frames"):
         BatchSegmenter(network(net), 3).step([None, None])
     with pytest.raises(SettingsError, match="no video has a frame"):

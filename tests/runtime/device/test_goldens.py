@@ -7,7 +7,8 @@ import pytest
 import torch
 from jointrt.export.parity.reference import reference_defaults
 from jointrt.export.parity.torch_network import torch_network
-from jointrt.runtime.device.follower import DeviceSegmenter
+from jointrt.runtime.device.follower import DeviceFollower
+from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
 from PIL import Image
 
@@ -41,7 +42,7 @@ def test_masks_are_the_released_ones(
     settings = Settings.resolve(reference_defaults(memory), score_resize=resize)
 
     def segmenter(precision):
-        return DeviceSegmenter(torch_network(paper_net, settings, precision, device))
+        return Segmenter(DeviceFollower(torch_network(paper_net, settings, precision, device)))
 
     exact, half, alone = segmenter("fp32"), segmenter("fp16"), segmenter("fp16")
     frames, truth = render(clip)
@@ -56,5 +57,5 @@ def test_masks_are_the_released_ones(
                 assert iou(found == i, released == i) >= 0.995, (t, i)
                 assert iou(rounded == i, released == i) >= 0.99, (t, i)
                 lost.append(iou(released == i, truth[t] == i) - iou(by_itself == i, truth[t] == i))
-            half.batch.tensors["probability"].copy_(exact.batch.tensors["probability"])
+            half.tracking.batch.tensors["probability"].copy_(exact.tracking.batch.tensors["probability"])
     assert np.mean(lost) < 0.005

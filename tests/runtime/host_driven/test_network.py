@@ -23,6 +23,7 @@ from jointrt.runtime.host_driven.network import EngineNetwork, slot_of
 from jointrt.runtime.host_driven.pycuda_memory import PycudaDevice
 from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
+from jointrt.runtime.tracking.follower import HostFollower
 
 
 class HostDevice:
@@ -113,7 +114,7 @@ def segmenter(bundle, **options):
     unused = UNUSED[settings.branches]
     engines = {name: engine for name, engine in on_host(bundle, device).items() if name not in unused}
     network = EngineNetwork(engines, records, device, settings, StageClock())
-    return Segmenter(network, bundle.manifest.geometry, settings, network.clock), device
+    return Segmenter(HostFollower(network, bundle.manifest.geometry, settings, network.clock)), device
 
 
 def on_host(bundle, device):

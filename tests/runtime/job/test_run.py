@@ -9,9 +9,13 @@ import av
 import numpy as np
 import pytest
 from jointrt.errors import JointError, OutputError, SettingsError, VideoError
+from jointrt.runtime.backends import choose, default_bundle
+from jointrt.runtime.bundle import Bundle
+from jointrt.runtime.job.output import OutputFolder
 from jointrt.runtime.job.pipeline import DEPTH, overlapped
-from jointrt.runtime.job.run import Job, Request
-from jointrt.runtime.segmenter import Computed
+from jointrt.runtime.job.run import Job, Request, identity
+from jointrt.runtime.settings import Settings
+from jointrt.runtime.tracking.protocol import Computed
 from jointrt.runtime.video.masks import read_label_map, write_label_map
 from jointrt.runtime.video.sources import open_source
 from PIL import Image
@@ -389,3 +393,36 @@ def test_queues_are_bounded():
     assert max(a for a, _ in ahead) <= DEPTH + 1
     assert max(r for _, r in ahead) <= 2 * DEPTH + 4
     assert max(r for _, r in ahead) > DEPTH, "reading runs ahead"
+
+
+def test_a_run_is_resumed_only_by_what_began_it(tmp_path):
+    """Every two ways to run a bundle differ in some entry of the identity, and a resumed run compares both ways."""
+    bundle = Bundle.open("lite")
+    ways = [
+        ("onnxruntime", "cpu"),
+        ("openvino", "cpu"),
+        ("openvino:bf16", "cpu"),
+        ("torch", "cpu"),
+        ("torch:fp16", "cpu"),
+    ]
+    ways += [("torch:fp16", "cuda"), ("torch:fp32", "cuda")]
+    settings = Settings.resolve(bundle.manifest.defaults)
+    records = [identity(bundle, choose(bundle, backend, device=device), settings) for backend, device in ways]
+    records.append({k: v for k, v in records[0].items() if k != "precision"})
+    for begun in records:
+        output = OutputFolder(tmp_path / "out")
+        output.begin(begun, resume=False, overlay=False)
+        for record in records:
+            if record is begun:
+                assert output.refuse_other_run(record)
+            else:
+                with pytest.raises(OutputError, match="was begun with"):
+                    output.refuse_other_run(record)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "name"), [("auto", "cpu", "lite-int8"), ("torch", "cpu", "lite"), ("auto", "cuda", "lite")]
+)
+def test_the_default_bundle_is_one_that_the_backend_runs(backend, device, name):
+    assert default_bundle(backend, device) == name
+    choose(Bundle.open(name), backend, device=device)

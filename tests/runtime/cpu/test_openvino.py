@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jointrt import Segmenter
 from jointrt.errors import DeviceError, SettingsError
+from jointrt.runtime.backends import choose
 from jointrt.runtime.cpu.openvino_engine import computes_bf16
-from jointrt.runtime.cpu_backends import choose_cpu_backend
 
 if importlib.util.find_spec("openvino") is None:
     pytest.skip("OpenVINO is not for this machine", allow_module_level=True)
@@ -24,16 +24,16 @@ def narrow(bundle):
 
 
 def test_auto_takes_it_for_8_bits_only_and_never_bf16(tiny_bundle):
-    assert str(choose_cpu_backend(tiny_bundle, "auto")) == "onnxruntime"
-    assert str(choose_cpu_backend(narrow(tiny_bundle), "auto")) == "openvino"
+    assert str(choose(tiny_bundle, "auto")) == "onnxruntime"
+    assert str(choose(narrow(tiny_bundle), "auto")) == "openvino"
     for asked in (("openvino", "bf16"), ("openvino:bf16",)):
-        assert str(choose_cpu_backend(tiny_bundle, *asked)) == "openvino:bf16"
+        assert str(choose(tiny_bundle, *asked)) == "openvino:bf16"
 
 
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"backend": "onnxruntime", "precision": "bf16"}, DeviceError, "fp32"),
+        ({"backend": "onnxruntime", "precision": "bf16"}, SettingsError, "fp32"),
         ({"backend": "openvino:fp16"}, SettingsError, "openvino:bf16"),
         ({"backend": "openvino", "device": "cuda"}, DeviceError, "CPU only"),
         ({"backend": "openvinos"}, SettingsError, "openvino"),
@@ -45,7 +45,7 @@ def test_what_it_cannot_do_is_refused(tiny_bundle, options, error, said):
 
 
 def test_graphs_of_fixed_memory_are_refused(fixed_graphs):
-    with pytest.raises(DeviceError, match="onnxruntime-cuda graphs, expected onnx"):
+    with pytest.raises(DeviceError, match="onnxruntime-cuda graphs; expected ONNX"):
         Segmenter.load(fixed_graphs.folder, backend="openvino")
 
 
@@ -54,7 +54,7 @@ def test_without_it_8_bits_run_in_onnx_runtime_and_asking_for_it_says_what_to_in
 import sys
 sys.modules["openvino"] = None  # as if it were not there
 from jointrt import Segmenter
-from jointrt.runtime.errors import DependencyError
+from jointrt.errors import DependencyError
 assert Segmenter.load("lite-int8").runs_on == "ONNX Runtime on the CPU"
 try:
     Segmenter.load({str(tiny_bundle.folder)!r}, backend="openvino")
@@ -110,7 +110,7 @@ def test_8_bits_follow_the_disc_as_in_onnx_runtime(disc):
 def test_bf16_leaves_the_memory_near_what_its_frames_give(tiny_bundle, disc):
     """Eq. 2 in fp64 over the stored keys and tokens, after every slot was replaced."""
     _, segmenter = follow(tiny_bundle.folder, disc, backend="openvino:bf16")
-    frames = segmenter._trackers[1].target.frames
+    frames = segmenter.tracking.trackers[1].target.frames
     keys, tokens = (np.concatenate([f[name].array[0] for f in frames]).astype(np.float64) for name in ("key", "z"))
     tau = 1 / 30
     affinities = np.exp((keys @ keys.T - 1) / tau)

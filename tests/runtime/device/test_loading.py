@@ -1,4 +1,4 @@
-"""Which backend is taken, what is refused, and the whole way from the command line, on the CPU."""
+"""The device's orchestrator from a bundle, what is refused, and the whole way from the command line, on the CPU."""
 
 import json
 import sys
@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from jointrt import BatchSegmenter
 from jointrt.errors import BundleError, DependencyError, DeviceError, OutputError, SettingsError
 from jointrt.export.build.onnxruntime import build_onnx_bundle
-from jointrt.runtime import device_backends, doctor
-from jointrt.runtime.bundle import Bundle
+from jointrt.runtime import doctor
+from jointrt.runtime.backends import Name, choose
+from jointrt.runtime.bundle import WEIGHTS, Bundle
+from jointrt.runtime.device import readiness
 from jointrt.runtime.device.cuda_driver import CudaDevice, CudaDriver, query_cuda_driver
-from jointrt.runtime.device.follower import DeviceSegmenter
-from jointrt.runtime.device_backends import choose_backend, load_batch_segmenter
+from jointrt.runtime.device.follower import DeviceFollower
 from jointrt.runtime.host_driven import pycuda_memory as pycuda_device
 from jointrt.runtime.segmenter import Segmenter
 from PIL import Image
@@ -27,9 +29,9 @@ def shared_area(a, b):
 def test_onnx_graphs_follow_a_video_as_the_growing_memory_does(tiny_bundle, half_graphs, disc):
     """The memory fills and is replaced; a second object comes later."""
     alone, device = Segmenter.load(tiny_bundle.folder), Segmenter.load(half_graphs.folder, backend="onnxruntime")
-    assert isinstance(device, DeviceSegmenter)
+    assert isinstance(device.tracking, DeviceFollower)
     assert device.runs_on == "ONNX Runtime on the CPU: as asked for"
-    assert not device.network.capturable
+    assert not device.tracking.network.capturable
     for t in range(10):
         frame, mask = disc(t)
         if t == 2:
@@ -51,22 +53,27 @@ def test_the_network_in_torch_follows_a_video_as_the_onnx_graphs_do(tiny_bundle,
 
 
 def test_the_fastest_backend_that_suits_is_chosen(tiny_bundle, half_graphs):
-    assert choose_backend(half_graphs, "auto", "cuda")[0] == "torch"
-    assert choose_backend(half_graphs, "onnxruntime", "cuda") == ("onnxruntime", "as asked for")
-    name, why = choose_backend(tiny_bundle, "auto", "cuda")
-    assert name == "torch" and "no TensorRT engines" in why
+    assert choose(half_graphs, device="cuda").name == "torch"
+    asked = choose(half_graphs, "onnxruntime", device="cuda")
+    assert (asked.name, asked.why, asked.precision) == ("onnxruntime", "as asked for", "fp16")
+    chosen = choose(tiny_bundle, device="cuda:1")
+    assert (chosen.name, chosen.device, chosen.precision) == ("torch", "cuda:1", "fp16")
+    assert "no TensorRT engines" in chosen.why
+    assert choose(tiny_bundle, "torch").precision == "fp32"
     with pytest.raises(DeviceError, match="build BUNDLE --backend onnxruntime"):
-        choose_backend(tiny_bundle, "onnxruntime", "cuda")
+        choose(tiny_bundle, "onnxruntime", device="cuda")
     with pytest.raises(DeviceError, match="needs a GPU"):
-        choose_backend(tiny_bundle, "tensorrt", "cpu")
+        choose(tiny_bundle, "tensorrt")
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"backend": "tvm"}, SettingsError, "auto, tensorrt, torch, onnxruntime"),
+        ({"backend": "tvm"}, SettingsError, "auto, tensorrt, torch, onnxruntime, openvino"),
         ({"device": "tpu"}, DeviceError, "expected 'cpu', 'cuda'"),
-        ({"backend": "torch", "precision": "int4"}, SettingsError, "fp16 or fp32"),
+        ({"backend": "torch", "precision": "int4"}, SettingsError, "fp32 or fp16"),
+        ({"backend": "torch:fp16", "precision": "fp32"}, SettingsError, "one precision"),
+        ({"device": "cuda:"}, DeviceError, "expected 'cpu', 'cuda'"),
         pytest.param({"device": "cuda"}, DeviceError, "driver", marks=NO_GPU),
         pytest.param({"device": "cuda", "backend": "onnxruntime"}, DeviceError, "driver", marks=NO_GPU),
     ],
@@ -77,12 +84,14 @@ def test_what_cannot_be_used_is_refused(tiny_bundle, changes, error, message):
 
 
 def test_videos_of_a_bundle_in_one_batch(tiny_bundle, disc):
-    segmenter = load_batch_segmenter(tiny_bundle.folder, 2, device="cpu", backend="torch")
+    segmenter = BatchSegmenter.load(tiny_bundle.folder, videos=2, device="cpu", backend="torch")
     (frame, mask), (later, _) = disc(0), disc(3)
     first, second = segmenter.step([frame, later], [mask, mask])
     assert np.array_equal(first, mask) and np.array_equal(second, mask)
+    with pytest.raises(SettingsError, match="one video at a time"):
+        BatchSegmenter.load(tiny_bundle.folder, videos=2, device="cpu")
     with pytest.raises(SettingsError, match="videos is 0"):
-        load_batch_segmenter(tiny_bundle.folder, 0, device="cpu", backend="torch")
+        BatchSegmenter.load(tiny_bundle.folder, videos=0, device="cpu", backend="torch")
 
 
 def test_a_build_that_cannot_be_made_leaves_nothing(tiny_bundle, half_graphs, tmp_path):
@@ -147,9 +156,9 @@ def test_a_machine_without_a_gpu_says_so_of_every_backend():
 
 
 def test_each_backend_names_what_it_lacks(monkeypatch):
-    monkeypatch.setattr(device_backends.importlib.util, "find_spec", lambda name: None)
-    assert "torch and safetensors" in device_backends.backend_problem("torch")
-    assert "neither tensorrt nor tensorrt-rtx" in device_backends.backend_problem("tensorrt")
+    monkeypatch.setattr(readiness.importlib.util, "find_spec", lambda name: None)
+    assert "torch and safetensors" in readiness.backend_problem(Name.TORCH)
+    assert "neither tensorrt nor tensorrt-rtx" in readiness.backend_problem(Name.TENSORRT)
 
 
 ADA = CudaDriver((12, 4), (CudaDevice("Ada", (8, 9), 1 << 34),), None)
@@ -167,11 +176,11 @@ def machine(monkeypatch):
     """A machine with a GPU, this torch, and pycuda or not."""
 
     def install(torch, pycuda):
-        found = device_backends.importlib.util.find_spec
+        found = readiness.importlib.util.find_spec
         there = {"pycuda": pycuda or None, "tensorrt_rtx": True}
-        monkeypatch.setattr(device_backends, "query_cuda_driver", lambda: ADA)
+        monkeypatch.setattr(readiness, "query_cuda_driver", lambda: ADA)
         monkeypatch.setattr(
-            device_backends.importlib.util, "find_spec", lambda name: there[name] if name in there else found(name)
+            readiness.importlib.util, "find_spec", lambda name: there[name] if name in there else found(name)
         )
         monkeypatch.setitem(sys.modules, "torch", torch)
 
@@ -198,11 +207,12 @@ def test_tensorrt_is_driven_from_the_host_where_torch_cannot_use_the_gpu(
     machine, tensorrt_bundle, monkeypatch, backend, torch, pycuda, reason
 ):
     machine(torch, pycuda)
-    assert device_backends.check_usable(tensorrt_bundle, backend, "cuda") == "tensorrt"
-    assert device_backends.host_driven("tensorrt", "cuda") == reason
+    choice = readiness.choose_ready(tensorrt_bundle, backend, None, "cuda")
+    assert choice.name == "tensorrt"
+    assert readiness.host_driven(choice.name, "cuda") == reason
     if reason is not None:
         monkeypatch.setattr(pycuda_device, "pycuda_network", lambda *arguments: None)
-        segmenter = device_backends.load_device_segmenter(tensorrt_bundle, device="cuda", backend=backend)
+        segmenter = Segmenter.load(tensorrt_bundle, device="cuda", backend=backend)
         assert segmenter.runs_on == f"TensorRT driven from the host on Ada: {reason}"
 
 
@@ -216,8 +226,9 @@ def test_tensorrt_is_driven_from_the_host_where_torch_cannot_use_the_gpu(
 )
 def test_without_a_fit_torch_what_needs_it_is_refused(machine, tensorrt_bundle, torch, pycuda, backend, error, message):
     machine(torch, pycuda)
+    assert WEIGHTS in tensorrt_bundle.manifest.files
     with pytest.raises(error, match=message):
-        device_backends.check_usable(tensorrt_bundle, backend, "cuda")
+        readiness.choose_ready(tensorrt_bundle, backend, None, "cuda")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +243,7 @@ def test_without_a_fit_torch_what_needs_it_is_refused(machine, tensorrt_bundle, 
 )
 def test_what_tensorrt_lacks_is_named(machine, torch, pycuda, problem):
     machine(torch, pycuda)
-    found = device_backends.backend_problem("tensorrt")
+    found = readiness.backend_problem(Name.TENSORRT)
     assert found is None if problem is None else problem in found
 
 
@@ -240,7 +251,7 @@ def test_what_tensorrt_lacks_is_named(machine, torch, pycuda, problem):
 def test_videos_in_one_batch_need_torch(machine, tensorrt_bundle, torch):
     machine(torch, True)
     with pytest.raises((DependencyError, DeviceError), match="torch"):
-        load_batch_segmenter(tensorrt_bundle, 2, device="cuda")
+        BatchSegmenter.load(tensorrt_bundle, videos=2, device="cuda")
 
 
 @NO_GPU
