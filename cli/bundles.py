@@ -159,7 +159,7 @@ def verify(
     """Compare a bundle with the PyTorch network again, on this machine; exit code 1 when over a tolerance."""
     from rich.console import Console
 
-    from ..export.build.network import bundle_network
+    from ..export.checkpoint.network import bundle_network
     from ..export.parity.graphs import failures, measure
     from ..export.parity.table import parity_table
     from ..runtime.bundle import Bundle

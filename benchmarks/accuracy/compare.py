@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from ...errors import OutputError, SettingsError
-from ...export.build.network import bundle_network
+from ...export.checkpoint.network import bundle_network
 from ...export.parity.clips import Clip, record_calls
 from ...export.parity.graphs import CLIP, MAX_REL_L2, differences, graph_parity, mask_iou, worst
 from ...export.parity.reference import reference_segmenter
@@ -45,7 +45,7 @@ class CompareRequest:
 
     Attributes:
         bundle: name or folder of the bundle under test.
-        backend: what runs it on the CPU; see `cpu_backends`. The other side runs with "auto".
+        backend: what runs it on the CPU; see `runtime.backends`. The other side runs with "auto".
         baseline: name or folder of the other; its own PyTorch network if None.
         weights: the weights that `bundle` was made from; those in the bundle if None.
         clips: see `Clip.open`; the shipped clip if there are neither these nor a `root`.

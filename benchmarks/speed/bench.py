@@ -186,7 +186,7 @@ def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[
 
 
 def _reference_net(bundle: Bundle, weights: Path | None) -> JointNet:
-    from ...export.build.network import bundle_network
+    from ...export.checkpoint.network import bundle_network
 
     return bundle_network(bundle, weights)
 

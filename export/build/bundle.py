@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from ...errors import BundleError, OutputError, SettingsError
 from ...runtime.bundle import MANIFEST, WEIGHTS, Bundle, sha256_of
 from ...runtime.manifest import FORMAT_VERSION, Defaults, Manifest
+from ..checkpoint.network import with_crop
 from ..checkpoint.weights import load_network, save_half
 from ..graphs.grown_memory import GRAPHS
 from ..parity.graphs import failures, measure
 from ..parity.reference import geometry_of
 from .half_storage import rounded, store_half
-from .network import with_crop
 from .onnx_graph import OPSET, export_graph
 
 

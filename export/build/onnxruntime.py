@@ -10,9 +10,9 @@ from typing import cast
 from ...errors import BundleError, OutputError, SettingsError
 from ...runtime.bundle import WEIGHTS, Bundle, sha256_of
 from ...runtime.manifest import FORMAT_VERSION, Manifest
+from ..checkpoint.network import bundle_network
 from ..graphs.fixed_memory import gpu_graphs
 from .bundle import replaced_folder, tool_versions, write_manifest
-from .network import bundle_network
 from .onnx_graph import OPSET, export_graph
 from .tensorrt import Precision, write_typed
 

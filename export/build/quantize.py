@@ -29,11 +29,11 @@ from ...runtime.bundle import WEIGHTS, Bundle, sha256_of
 from ...runtime.cpu.onnxruntime_engine import Buffer, Engine, import_onnxruntime
 from ...runtime.manifest import GraphQuantization, GraphRecord, Quantization
 from ...runtime.settings import available_cores
+from ..checkpoint.network import bundle_network
 from ..graphs.grown_memory import PlainBackboneGraph
 from ..parity.clips import Call, Clip, record_calls
 from ..parity.graphs import differences, worst
 from .bundle import replaced_folder, tool_versions, write_manifest
-from .network import bundle_network
 from .onnx_graph import export_graph
 
 QUANTIZED = ("backbone", "label_encoder", "decoder")

@@ -20,12 +20,12 @@ from ...runtime.bundle import Bundle, sha256_of
 from ...runtime.device.cuda_driver import query_cuda_driver
 from ...runtime.device.engines.library import MODULES, TensorRTBackend, error_logger, import_tensorrt
 from ...runtime.manifest import FORMAT_VERSION, GraphRecord, Manifest, Port, TensorRTRecord
+from ..checkpoint.network import bundle_network
 from ..graphs.few_shot_loop import LOOPS, write_loops
 from ..graphs.fixed_memory import gpu_graphs
 from ..parity.engines import engine_failures, measure_on_gpu, why_not_here
 from .bundle import replaced_folder, tool_versions, write_manifest
 from .int8 import misplaced_pairs, quantize_graphs
-from .network import bundle_network
 from .onnx_graph import OPSET, export_graph
 from .precision import HALF, misplaced_islands, port_type, to_half
 from .quantize import QuantizeOptions

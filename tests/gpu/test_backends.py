@@ -3,7 +3,8 @@
 import pytest
 import torch
 from jointrt.errors import DependencyError, DeviceError
-from jointrt.runtime.device_backends import backend_problem
+from jointrt.runtime.backends import Name
+from jointrt.runtime.device.readiness import backend_problem
 from jointrt.runtime.segmenter import Segmenter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a torch with CUDA")
@@ -29,7 +30,7 @@ def built(bundle, kind, out):
 @pytest.mark.parametrize("kind", ["torch", "onnxruntime", "tensorrt", "tensorrt-rtx"])
 def test_a_bundle_on_a_gpu_gives_the_masks_of_the_host(request, tmp_path, disc, kind):
     backend = kind.partition("-")[0]
-    if problem := backend_problem(backend):
+    if problem := backend_problem(Name(backend)):
         pytest.skip(problem)
     for library in ("av", "onnxruntime", "onnxscript"):
         pytest.importorskip(library, reason=f"{library}, with which bundles are made, is not installed")

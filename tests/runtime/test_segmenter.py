@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from jointrt import MaskError, Segmenter, SettingsError
-from jointrt.export.build.network import bundle_network
+from jointrt.export.checkpoint.network import bundle_network
 from jointrt.runtime.cpu.onnxruntime_engine import Buffer
 
 

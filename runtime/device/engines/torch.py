@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ....export.build.network import bundle_network
+from ....export.checkpoint.network import bundle_network
 from ....export.graphs.fixed_memory import (
     DirectBackboneGraph,
     FixedMemoryGraph,

@@ -24,7 +24,7 @@ from jointrt.benchmarks.speed.report.tables import INDUCTION, as_grids, case_nam
 from jointrt.benchmarks.speed.throughput import run_clips
 from jointrt.benchmarks.speed.trunk import without_outputs
 from jointrt.errors import BundleError, MaskError, SettingsError
-from jointrt.export.build.network import bundle_network
+from jointrt.export.checkpoint.network import bundle_network
 from jointrt.export.parity.reference import reference_segmenter
 from jointrt.runtime.video.masks import read_label_map, write_label_map
 from jointrt.runtime.video.sources import open_source

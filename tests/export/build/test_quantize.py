@@ -4,8 +4,8 @@ import pytest
 import torch
 from jointrt.errors import BundleError
 from jointrt.export.build import quantize
-from jointrt.export.build.network import bundle_network
 from jointrt.export.build.quantize import QuantizeOptions, quantize_bundle
+from jointrt.export.checkpoint.network import bundle_network
 from jointrt.export.graphs.grown_memory import BackboneGraph, PlainBackboneGraph
 from jointrt.export.parity.clips import Call
 from jointrt.export.parity.graphs import CLIP, differences

@@ -6,7 +6,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from jointrt.export.build.network import bundle_network
+from jointrt.export.checkpoint.network import bundle_network
 from jointrt.export.graphs.half_precision import single_convolutions
 from jointrt.export.parity.reference import reference_defaults
 from jointrt.export.parity.torch_network import torch_network
@@ -56,7 +56,7 @@ def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, parity, half_arithm
             for index, object_id in enumerate(reference.object_ids):
                 assert parity.mask_iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
                 if t:
-                    window = reference._trackers[object_id].window
+                    window = reference.tracking.trackers[object_id].window
                     corners = torch.cat((tensors["start"], tensors["stop"]), 1)[index]
                     assert corners.tolist() == [window.top, window.left, window.bottom, window.right]
             maps = reference.probabilities()

@@ -32,10 +32,10 @@ def test_masks_are_those_of_computing_again_over_many_replacements(tiny_bundle, 
     for t in range(30):
         frame, mask = two_objects(disc, t % 12 if t > 3 else t)
         np.testing.assert_array_equal(kept.step(frame, mask), plain.step(frame, mask))
-    held = [len(tracker.target.terms) for tracker in kept._trackers.values()]
+    held = [len(tracker.target.terms) for tracker in kept.tracking.trackers.values()]
     # Of four slots, three pairs leave out the first.
     assert held == [min(3, room), min(3, max(room - 3, 0))]
-    for a, b in zip(kept._trackers.values(), plain._trackers.values(), strict=True):
+    for a, b in zip(kept.tracking.trackers.values(), plain._trackers.values(), strict=True):
         assert not len(b.target.terms)
         for mine, theirs in zip(a.target.frames, b.target.frames, strict=True):
             for name in ("C", "D", "key_cross"):

@@ -7,8 +7,8 @@ import onnxruntime as ort
 import pytest
 import torch
 from jointrt.errors import BundleError, DeviceError
-from jointrt.export.build.network import bundle_network
 from jointrt.export.build.tensorrt import write_typed
+from jointrt.export.checkpoint.network import bundle_network
 from jointrt.export.graphs.few_shot_loop import write_loops
 from jointrt.export.parity.engines import engine_failures, measure_engines
 from jointrt.export.parity.graphs import read_clip

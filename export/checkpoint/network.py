@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import BundleError
 from ...model.network import JointNet
 from ...runtime.bundle import WEIGHTS, Bundle
-from ..checkpoint.weights import load_network
+from .weights import load_network
 
 
 def with_crop(net: JointNet, crop: tuple[int, int]) -> JointNet:
