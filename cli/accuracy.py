@@ -99,6 +99,9 @@ def evaluate(
         console.print(as_table(evaluation.scores, evaluation.facts["masks"]))
     if evaluation.submission is not None:
         typer.echo(f"to hand in: {evaluation.submission}")
+    if evaluation.left_out:
+        print_error(f"{len(evaluation.left_out)} sequences were left out: {', '.join(evaluation.left_out)}")
+        sys.exit(1)
 
 
 @app.command()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,13 +34,32 @@ EXTRAS = {
 """Libraries that the base installation lacks, and the extra that brings each."""
 
 
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""Of every option or argument that cannot be; typer exports only this one kind of it."""
+
+
 def main() -> None:
     """Run the command line; a `JointError` becomes one line on the error output and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files need not be text.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        code = app(standalone_mode=False)
+        if code:
+            sys.exit(code)
     except JointError as error:
         print_error(str(error))
         sys.exit(2)
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            command = error.ctx.command_path if error.ctx is not None else "jointrt"
+            print_error(f"{error.format_message().rstrip('.')}: see `{command} --help`")
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in EXTRAS:

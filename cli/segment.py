@@ -43,6 +43,19 @@ def run(
     score_resize: ScoreResize = "given",
     device: Device = "cpu",
     backend: Backend = "auto",
+    min_area: Annotated[
+        float | None,
+        typer.Option(help="Pixels below which an object's place and size are kept.", show_default="100, as released"),
+    ] = None,
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Later masks correct objects that are followed already.")
+    ] = False,
+    hard_mask: Annotated[
+        bool, typer.Option("--hard-mask", help="Grey values are ids, even where they look like smoothed edges.")
+    ] = False,
+    keep_255: Annotated[
+        bool, typer.Option("--keep-255", help="Follow id 255 too where other ids are beside it; else it is void.")
+    ] = False,
     every: Annotated[int, typer.Option(help="Segment every K-th frame only.", metavar="K")] = 1,
     start: Annotated[int, typer.Option(help="First frame, counted from 0.", metavar="FRAME")] = 0,
     end: Annotated[
@@ -54,6 +67,7 @@ def run(
 ) -> None:
     """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them."""
     from ..errors import VideoError
+    from ..runtime.backends import default_bundle
     from ..runtime.job.console import RunDisplay, summary
     from ..runtime.job.run import Request, segment_video
 
@@ -61,12 +75,16 @@ def run(
         source=source,
         mask=mask,
         out=out or Path("out") / source.stem,
-        bundle=bundle,
+        bundle=bundle or default_bundle(backend, device),
         memory=memory,
         interval=interval,
         branches=branches,
         threads=threads,
         score_resize=score_resize,
+        min_area=min_area,
+        hard_mask=hard_mask,
+        keep_255=keep_255,
+        correct=correct,
         device=device,
         backend=backend,
         every=every,

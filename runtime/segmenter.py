@@ -56,6 +56,7 @@ class Segmenter:
         branches: str = "both",
         threads: int | None = None,
         score_resize: str = "given",
+        min_area: float | None = None,
         device: str = "cpu",
         backend: str = "auto",
         precision: str | None = None,
@@ -69,6 +70,8 @@ class Segmenter:
             branches: "both", "transduction" or "induction" (Table 1).
             threads: cores to use; all that the process may use if None.
             score_resize: "given" or "ratio"; see `tracking.crop.paste_scores`.
+            min_area: sum of probabilities, in pixels, below which an object's place and size are kept; the released
+                tracker's 100 if None.
             device: "cpu", "cuda", "cuda:1", ...
             backend: what runs the engines, see `backends`: "auto"; on the CPU "onnxruntime" or "openvino", on a GPU
                 "tensorrt", "torch" or "onnxruntime". "openvino:bf16" as with `precision`.
@@ -89,6 +92,7 @@ class Segmenter:
             branches=branches,
             threads=threads,
             score_resize=score_resize,
+            min_area=min_area,
         )
         choice = choose_ready(opened, backend, precision, device)
         return cls(*load_tracking(opened, choice, settings))

@@ -14,6 +14,9 @@ INITIAL_STEPS = 20
 UPDATE_STEPS = 3
 """Steepest-descent steps at a memory update (LWL, section 4)."""
 
+MIN_AREA = 100.0
+"""The released tracker's smallest area, in pixels."""
+
 Branches = Literal["both", "transduction", "induction"]
 ScoreResize = Literal["given", "ratio"]
 
@@ -33,6 +36,7 @@ class Settings:
         branches: which of the two branches contribute (Table 1).
         threads: cores that one engine call may use.
         score_resize: how a crop's scores are mapped back to the frame; see `crop.paste_scores`.
+        min_area: sum of probabilities, in pixels, below which a target keeps its place and size.
     """
 
     memory: int
@@ -40,6 +44,7 @@ class Settings:
     branches: Branches
     threads: int
     score_resize: ScoreResize
+    min_area: float = MIN_AREA
 
     @classmethod
     def resolve(
@@ -51,6 +56,7 @@ class Settings:
         branches: str = "both",
         threads: int | None = None,
         score_resize: str = "given",
+        min_area: float | None = None,
     ) -> Self:
         """What the user asked for, else the bundle's defaults.
 
@@ -71,4 +77,7 @@ class Settings:
             raise SettingsError(f"branches is {branches!r}: expected one of {', '.join(get_args(Branches))}")
         if score_resize not in get_args(ScoreResize):
             raise SettingsError(f"score_resize is {score_resize!r}: expected one of {', '.join(get_args(ScoreResize))}")
-        return cls(chosen_memory, chosen_interval, branches, chosen_threads, score_resize)  # type: ignore[arg-type]
+        area = MIN_AREA if min_area is None else min_area
+        if not 0 <= area <= MIN_AREA:
+            raise SettingsError(f"min_area is {area}: expected 0 to {MIN_AREA:g}, the released tracker's")
+        return cls(chosen_memory, chosen_interval, branches, chosen_threads, score_resize, area)  # type: ignore[arg-type]

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from ...errors import DatasetError, SettingsError, VideoError
+from ...errors import DatasetError, JointError, SettingsError, VideoError
 from ...runtime.video.masks import read_label_map
 from ...runtime.video.sources import ImageFolder
 
 IMAGES, ANNOTATIONS, IMAGE_SETS, META = "JPEGImages", "Annotations", "ImageSets", "meta.json"
 RESOLUTION = "480p"
+RESOLUTIONS = (RESOLUTION, "Full-Resolution", "1080p")
+"""Folders of DAVIS's frames, the one that is taken first."""
 VOID = 255
 """Id of the pixels that DAVIS 2017 leaves undecided; in the semi-supervised task they are background."""
 SINGLE = 1
@@ -78,7 +80,7 @@ class Sequence:
             DatasetError: its size differs from the frames', or it holds an object that the sequence has not.
             MaskError: it cannot be read.
         """
-        labels = read_label_map(file)
+        labels = _objects(read_label_map(file), single_object=False) if not self.single_object else read_label_map(file)
         if labels.shape != self.images.size:
             raise DatasetError(
                 f"{file} is {_size(labels.shape)}, the frames of {self.name} are {_size(self.images.size)}: expected "
@@ -122,7 +124,7 @@ def open_dataset(root: Path, layout: str = "auto", *, split: str | None = None, 
 
     Args:
         root: the folder that holds `JPEGImages` and `Annotations`.
-        layout: "davis", "youtube", or "auto": DAVIS if there is a folder `JPEGImages/480p`.
+        layout: "davis", "youtube", or "auto": DAVIS if there is a folder `JPEGImages/480p` or `Full-Resolution`.
         split: DAVIS only: name of the list under `ImageSets`; "val" if None and there is one, else all folders.
         single_object: take everything that is not background as one object, as DAVIS 2016 does; sequences whose first
             annotation is black and white are always taken so.
@@ -140,7 +142,7 @@ def open_dataset(root: Path, layout: str = "auto", *, split: str | None = None, 
                 f"{ANNOTATIONS}"
             )
     if layout == "auto":
-        layout = "davis" if (root / IMAGES / RESOLUTION).is_dir() else "youtube"
+        layout = "davis" if any((root / IMAGES / r).is_dir() for r in RESOLUTIONS) else "youtube"
     if layout == "davis":
         return Davis(root, split, single_object)
     if split is not None or single_object:
@@ -160,6 +162,30 @@ def choose_sequences(dataset: Dataset, names: Iterable[str]) -> list[Sequence]:
     return [dataset.sequence(name) for name in (tuple(dict.fromkeys(names)) or dataset.names)]
 
 
+def sound_sequences(dataset: Dataset, names: Iterable[str]) -> tuple[list[Sequence], dict[str, str]]:
+    """As `choose_sequences`, but of the data set's own choice those that do not fit are left out.
+
+    Returns:
+        The sequences, and by name why others are left out.
+
+    Raises:
+        DatasetError: a named sequence does not fit, or none does.
+    """
+    named = tuple(names)
+    if named:
+        return choose_sequences(dataset, named), {}
+    found: list[Sequence] = []
+    left_out: dict[str, str] = {}
+    for name in dataset.names:
+        try:
+            found.append(dataset.sequence(name))
+        except JointError as error:
+            left_out[name] = str(error)
+    if not found:
+        raise DatasetError(next(iter(left_out.values())))
+    return found, left_out
+
+
 class Davis:
     """DAVIS 2016 or 2017, semi-supervised: objects are the first annotation's; first and last frame do not count."""
 
@@ -168,10 +194,13 @@ class Davis:
     def __init__(self, root: Path, split: str | None, single_object: bool) -> None:
         self.root = root
         self.single_object = single_object
-        self._images, self._annotations = root / IMAGES / RESOLUTION, root / ANNOTATIONS / RESOLUTION
-        for folder in (self._images, self._annotations):
-            if not folder.is_dir():
-                raise DatasetError(f"{folder} does not exist: expected DAVIS's frames and annotations at {RESOLUTION}")
+        there = [r for r in RESOLUTIONS if all((root / part / r).is_dir() for part in (IMAGES, ANNOTATIONS))]
+        if not there:
+            raise DatasetError(
+                f"{root} has neither of {', '.join(RESOLUTIONS)} in both {IMAGES} and {ANNOTATIONS}: expected DAVIS's "
+                "frames and annotations"
+            )
+        self._images, self._annotations = root / IMAGES / there[0], root / ANNOTATIONS / there[0]
         present = set(_folders(self._images)) | set(_folders(self._annotations))
         listed = self._listed(split)
         self.names = tuple(sorted(present)) if listed is None else listed
@@ -206,7 +235,9 @@ class Davis:
         frames = [file.stem for file in images.files]
         _refuse_gaps(name, frames, images.path)
         lacking = [frame for frame in frames if frame not in annotations]
-        if lacking:
+        # Truth of the test sets is withheld: only the first frame is annotated.
+        withheld = lacking == frames[1:]
+        if lacking and not withheld:
             raise DatasetError(
                 f"{name}: {len(lacking)} of {len(frames)} frames have no annotation in {self._annotations / name}: "
                 f"{few(lacking)}; expected one for every frame"
@@ -226,7 +257,7 @@ class Davis:
             annotations=annotations,
             starts={frames[0]: ids},
             required=tuple(frames),
-            scored={i: tuple(frames[1:-1]) for i in ids},
+            scored={} if withheld else {i: tuple(frames[1:-1]) for i in ids},
             single_object=single,
         )
 
@@ -278,7 +309,7 @@ class YouTubeVos:
         known: set[int] = set()
         for frame in frames:
             if frame in annotations:
-                new = set(_ids(read_label_map(annotations[frame]))) - known
+                new = set(_ids(_objects(read_label_map(annotations[frame]), single_object=False))) - known
                 if new:
                     starts[frame] = tuple(sorted(new))
                     known |= new

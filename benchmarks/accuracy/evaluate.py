@@ -26,7 +26,7 @@ from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
 from ...runtime.video.masks import write_label_map
 from .baselines import BASELINES, Follower
-from .datasets import Sequence, choose_sequences, few, open_dataset
+from .datasets import Sequence, few, open_dataset, sound_sequences
 from .mask_folder import Identity, MaskFolder, check_results
 from .metrics import boundary_accuracy, region_similarity
 from .score_page import WorstFrame, as_page, draw_difference, worst_frames
@@ -102,12 +102,14 @@ class Evaluation:
         facts: what was evaluated and how, by name.
         unscored: names of the sequences without truth.
         submission: the archive; None if there is none.
+        left_out: names of the sequences that do not fit.
     """
 
     scores: tuple[ObjectScore, ...]
     facts: dict[str, str]
     unscored: tuple[str, ...]
     submission: Path | None
+    left_out: tuple[str, ...]
 
     @property
     def mean(self) -> Figures:
@@ -126,7 +128,9 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
     _check(request)
     maker = _maker(request)
     dataset = open_dataset(request.root, request.layout, split=request.split, single_object=request.single_object)
-    sequences = choose_sequences(dataset, request.sequences)
+    sequences, left_out = sound_sequences(dataset, request.sequences)
+    for why in left_out.values():
+        display.note(f"left out: {why}")
     unscored = tuple(sequence.name for sequence in sequences if not sequence.scored)
     _refuse_without_truth(request, sequences, unscored)
     if request.results is not None:
@@ -147,16 +151,16 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
         "frames scored": str(sum(len(score.frames) for score in scores)),
     }
     if request.csv is not None:
-        replace_file(request.csv, as_csv(scores).encode())
+        replace_file(request.csv, as_csv(scores).encode(errors="backslashreplace"))
     if request.html is not None:
         worst = [picture for outcome in outcomes for picture in outcome.worst]
         page = as_page(f"J and F on {request.root.resolve().name}", facts, scores, worst)
-        replace_file(request.html, page.encode())
+        replace_file(request.html, page.encode(errors="backslashreplace"))
     submission = None
     if request.out is not None and dataset.makes_submission:
         submission = request.out / SUBMISSION
         write_submission(submission, sequences, request.out)
-    return Evaluation(scores, facts, unscored, submission)
+    return Evaluation(scores, facts, unscored, submission, tuple(left_out))
 
 
 def _check(request: EvaluationRequest) -> None:

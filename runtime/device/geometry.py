@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..settings import ScoreResize
+from ..settings import MIN_AREA, ScoreResize
 from ..tracking.crop import OUTSIDE, SIZE_TOLERANCE
-from ..tracking.target_state import MIN_AREA, SCALE_CHANGE, SIZE_IN_DEVIATIONS
+from ..tracking.target_state import SCALE_CHANGE, SIZE_IN_DEVIATIONS
 
 
 class DeviceWindow(NamedTuple):
@@ -191,9 +191,9 @@ def soft_aggregation(scores: Tensor) -> Tensor:
 
 
 def update_state(
-    probability: Tensor, pos: Tensor, target_scale: Tensor, base_target_size: Tensor
+    probability: Tensor, pos: Tensor, target_scale: Tensor, base_target_size: Tensor, min_area: float = MIN_AREA
 ) -> tuple[Tensor, Tensor]:
-    """Position (B, 2) and scale (B, 1) after probability maps (B, H, W); where the mass is small they stay.
+    """Position (B, 2) and scale (B, 1) after probability maps (B, H, W); below a mass of `min_area` they stay.
 
     Sums are taken in fp64, as a window's place depends on a size's last bits.
     """
@@ -209,7 +209,7 @@ def update_state(
     size = (SIZE_IN_DEVIATIONS * torch.stack(deviations, 1)).float()
     scale = _root(size.prod(1, keepdim=True) / base_target_size.prod(1, keepdim=True))
     least, most = (target_scale * limit for limit in SCALE_CHANGE)
-    present = (total >= MIN_AREA)[:, None]
+    present = ((total >= min_area) & (total > 0))[:, None]
     moved = torch.stack(centres, 1).float()
     return torch.where(present, moved, pos), torch.where(present, scale.maximum(least).minimum(most), target_scale)
 

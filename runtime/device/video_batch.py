@@ -304,7 +304,7 @@ class VideoBatch:
         network, t = self.network, self.tensors
         geometry, size = network.geometry, self.size
         assert size is not None and self.queue is not None
-        pos, scale = update_state(t["probability"], t["pos"], t["scale"], t["base_size"])
+        pos, scale = update_state(t["probability"], t["pos"], t["scale"], t["base_size"], network.settings.min_area)
         t["pos"].copy_(pos)
         t["scale"].copy_(scale)
         windows = search_windows(pos, scale, size, geometry.crop_size, geometry.stride, geometry.filter_size)

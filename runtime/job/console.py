@@ -69,4 +69,7 @@ def summary(outcome: Outcome, request: Request) -> str:
         for count, noun in ((outcome.frames, "frame"), (outcome.objects, "object"))
     )
     runner = outcome.runs_on.partition(":")[0]
+    if outcome.lost:
+        lost = [f"{i} from {name} on" for i, name in outcome.lost.items()]
+        counts += f" (lost at the end: {', '.join(lost[:5])}{' and more' * (len(lost) > 5)})"
     return f"{counts}, {outcome.seconds:.1f} s, {rate:.1f} fps by {request.bundle} in {runner}: {' and '.join(places)}"

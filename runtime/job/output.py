@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import OutputError
+from ...files import replace_file
+from ..video.masks import has_mask_palette, write_label_map
 
 FRAME_KEY = "frame"
 STATE_PREFIX = "state."
 
 
 class OutputFolder:
-    """`masks/` and `overlay.mp4`; while a run is unfinished, also a record of its settings and, if it was interrupted
-    in order, the state of the segmenter.
+    """`masks/`, `overlay.mp4`, of a finished run `report.json`, and in `.written` the names of masks that runs wrote;
+    while a run is unfinished, also a record of its settings and the last state of the segmenter that was stored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,6 +32,8 @@ class OutputFolder:
         self.overlay = path / "overlay.mp4"
         self.record = path / ".run.json"
         self.state = path / ".resume.npz"
+        self.summary = path / "report.json"
+        self.written = path / ".written"
         self._made: list[Path] = []
 
     def mask(self, name: str) -> Path:
@@ -113,7 +117,7 @@ class OutputFolder:
             for part in (*self.masks.glob(".*.part"), *self.path.glob(".*.part")):
                 part.unlink()
             if not resume:
-                for old in (*self.masks.glob("*.png"), self.state):
+                for old in (*self._own_masks(), self.state, self.summary, self.written):
                     old.unlink(missing_ok=True)
             if not (resume and overlay):
                 self.overlay.unlink(missing_ok=True)
@@ -125,6 +129,36 @@ class OutputFolder:
             raise OutputError(
                 f"{self.path} cannot be written: {error.strerror or error}; choose another folder with -o"
             ) from None
+
+    def _own_masks(self) -> list[Path]:
+        """Masks that runs wrote, by their list; of runs that kept none, those with the palette of masks."""
+        masks = sorted(self.masks.glob("*.png"))
+        if self.written.is_file():
+            names = set(self.written.read_bytes().split(b"\n"))
+            return [mask for mask in masks if os.fsencode(mask.name) in names]
+        return [mask for mask in masks if has_mask_palette(mask)]
+
+    def write_mask(self, name: str, labels: NDArray[np.uint8]) -> None:
+        """Write a frame's mask, and its name into the list.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        path = self.mask(name)
+        try:
+            with self.written.open("ab") as stream:
+                stream.write(os.fsencode(path.name) + b"\n")
+        except OSError as error:
+            raise OutputError(f"{self.written} cannot be written: {error.strerror or error}") from None
+        write_label_map(path, labels)
+
+    def report(self, content: Mapping[str, Any]) -> None:
+        """Write `report.json`.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        replace_file(self.summary, (json.dumps(content, indent=1) + "\n").encode())
 
     def _make(self, folder: Path) -> None:
         if folder.is_dir():
@@ -138,7 +172,7 @@ class OutputFolder:
         """Undo `begin` where no mask was written."""
         if next(self.masks.glob("*.png"), None) is not None:
             return
-        for leftover in (self.state, self.record, self.record.with_name(f"{self.record.name}.part")):
+        for leftover in (self.state, self.record, self.written, self.record.with_name(f"{self.record.name}.part")):
             with contextlib.suppress(OSError):
                 leftover.unlink(missing_ok=True)
         for folder in reversed(self._made):

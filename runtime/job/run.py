@@ -18,17 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import JointError, SettingsError, VideoError
-from ..backends import Choice, Orchestrator, default_bundle
+from ..backends import Choice, Orchestrator
 from ..bundle import Bundle
 from ..segmenter import Segmenter
 from ..settings import Settings
 from ..tracking.protocol import Computed, Pending
-from ..video.masks import GivenMasks, read_label_map, write_label_map
+from ..video.masks import GivenMasks, MaskReading, read_label_map
 from ..video.overlay import OverlayVideo, draw_overlay
 from ..video.sources import Frame, Source, open_source
 from .output import OutputFolder
 from .pipeline import overlapped
 from .resume import FrameSegmenter, Restart, take_up
+from .tally import Tally
+
+STATE_EVERY = 100
+"""Frames after which the segmenter's state is stored: what a killed run loses at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +43,9 @@ class Request:
         source: a video file or a folder of images.
         mask: a PNG, or a folder of PNGs named like frames.
         out: the folder for the results.
-        bundle: name or folder; what suits backend and device if None.
-        memory, interval, branches, threads, score_resize, device, backend: see `Segmenter.load`.
+        bundle, memory, interval, branches, threads, score_resize, min_area, device, backend: see `Segmenter.load`.
+        hard_mask, keep_255: how given masks are read; see `masks.MaskReading`.
+        correct: whether later masks of known objects correct them.
         every: segment every so many-th frame.
         start: number of the first frame.
         end: number of the first frame not to segment; None for all.
@@ -52,12 +57,16 @@ class Request:
     source: Path
     mask: Path
     out: Path
-    bundle: str | None = None
+    bundle: str = "lite"
     memory: int | None = None
     interval: int | None = None
     branches: str = "both"
     threads: int | None = None
     score_resize: str = "given"
+    min_area: float | None = None
+    hard_mask: bool = False
+    keep_255: bool = False
+    correct: bool = False
     device: str = "cpu"
     backend: str = "auto"
     every: int = 1
@@ -93,6 +102,8 @@ class Outcome:
         interrupted: whether it was stopped before the end.
         damage: what was wrong with the source; None if nothing.
         unused: given masks whose frames were not there.
+        runs_on: what ran the engines.
+        lost: objects that are not in the last frame, and the frame from which on they are gone.
     """
 
     frames: int
@@ -103,6 +114,7 @@ class Outcome:
     damage: str | None
     unused: tuple[str, ...]
     runs_on: str
+    lost: dict[int, str]
 
 
 def segment_video(request: Request, display: Display) -> Outcome:
@@ -112,7 +124,7 @@ def segment_video(request: Request, display: Display) -> Outcome:
         JointError: anything wrong with what the user gave; nothing was written then.
     """
     job = Job.prepare(request)
-    bundle = Bundle.open(request.bundle or default_bundle(request.backend, request.device))
+    bundle = Bundle.open(request.bundle)
     segmenter = Segmenter.load(
         bundle,
         memory=request.memory,
@@ -120,6 +132,7 @@ def segment_video(request: Request, display: Display) -> Outcome:
         branches=request.branches,
         threads=request.threads,
         score_resize=request.score_resize,
+        min_area=request.min_area,
         device=request.device,
         backend=request.backend,
     )
@@ -143,11 +156,13 @@ class Labelled:
     Attributes:
         pending: gives the label map, perhaps only after a wait.
         stored: whether the mask already lies in the output folder.
+        state: of the segmenter after the frame, where it is to be kept.
     """
 
     frame: Frame
     pending: Pending
     stored: bool
+    state: dict[str, NDArray[Any]] | None
 
 
 class Job:
@@ -174,12 +189,20 @@ class Job:
 
     @classmethod
     def _prepare(cls, request: Request) -> Self:
-        source = open_source(request.source)
+        source = open_source(request.source, exclude=request.mask)
         if source.count is not None and request.start >= source.count:
             raise SettingsError(
                 f"start is {request.start}: expected less than {source.count}, the number of frames of {source.path}"
             )
-        masks = GivenMasks.read(request.mask, source, start=request.start, stop=request.end, every=request.every)
+        masks = GivenMasks.read(
+            request.mask,
+            source,
+            start=request.start,
+            stop=request.end,
+            every=request.every,
+            reading=MaskReading(hard=request.hard_mask, keep_void=request.keep_255),
+            correct=request.correct,
+        )
         output = OutputFolder(request.out)
         output.check((request.source, request.mask), overwrite=request.overwrite, resume=request.resume)
         return cls(request, source, masks, output)
@@ -195,12 +218,14 @@ class Job:
         Raises:
             JointError: what ended the run early; complete masks and their overlay are kept.
         """
+        for note in (*self.source.notes, *self.masks.notes):
+            display.note(f"note: {note}")
         restart, record = self._restart(segmenter, identity, display)
         if not restart.done and self.masks.begin > self.request.start:
             display.note(f"begins at frame {self.source.name(self.masks.begin)}, the first that has a mask")
         work = _Inference(self, segmenter, restart, record, display)
-        sink = _ResultWriter(self)
-        first = self.masks.begin if self.request.overlay else restart.first_read
+        sink = _ResultWriter(self, self._stored_tally(restart))
+        first = self.masks.begin if self.request.overlay else restart.first
         frames = self.source.frames(first, self.request.end, self.request.every)
         display.begin(self._total(), restart.done)
         began = time.perf_counter()
@@ -224,6 +249,7 @@ class Job:
             raise
         seconds = time.perf_counter() - began
         if complete:
+            self.output.report(sink.tally.report(self.request.bundle, segmenter.runs_on, seconds))
             self.output.finish()
         else:
             self._keep(work)
@@ -236,6 +262,7 @@ class Job:
             damage=self.source.damage if complete else None,
             unused=tuple(str(f) for i, f in self.masks.files.items() if complete and i > work.last),
             runs_on=segmenter.runs_on,
+            lost=sink.tally.lost(),
         )
 
     def _restart(
@@ -249,6 +276,7 @@ class Job:
             "start": request.start,
             "end": request.end,
             "every": request.every,
+            "correct": request.correct,
         }
         if not request.resume:
             return Restart.fresh(self.masks.begin), record
@@ -256,16 +284,20 @@ class Job:
             display.note(f"{self.output.path} holds nothing yet: the run begins")
             return Restart.fresh(self.masks.begin), record
         restart = take_up(self.output, self.source, self.masks, segmenter, stop=request.end, every=request.every)
-        if not restart.done:
-            display.note("begins anew: no stored mask shows all objects")
-        elif restart.exact:
+        if restart.done:
             display.note(f"goes on after {restart.done} frames, with the memory they left")
         else:
-            display.note(
-                f"goes on after {restart.done} frames; the run was killed before it could store its memory, which "
-                "restarts from the last sound mask, so further masks may differ from those of an uninterrupted run"
-            )
+            display.note(f"begins anew: the memory is stored every {STATE_EVERY} frames, and the run ended before that")
         return restart, record
+
+    def _stored_tally(self, restart: Restart) -> Tally:
+        """Counts of the stored masks that the run does not meet again; with an overlay it meets all of them."""
+        tally = Tally()
+        if not self.request.overlay:
+            for index in range(self.masks.begin, restart.first, self.request.every):
+                name = self.source.name(index)
+                tally.add(name, read_label_map(self.output.mask(name)))
+        return tally
 
     def _keep(self, work: _Inference) -> None:
         """Keep what a later run needs to go on, or nothing where no mask is complete."""
@@ -297,17 +329,15 @@ class _Inference:
         self.record = record
         self.display = display
         self.begun = False
+        self._since_state = 0
         self.last = restart.first - job.request.every
-        self.state_after = self.last if restart.exact and restart.done else None
+        self.state_after = self.last if restart.done else None
 
     def __call__(self, frame: Frame, /) -> Labelled:
         restart, output = self.restart, self.job.output
         stored = frame.index < restart.first
         if stored:
-            labels = read_label_map(output.mask(frame.name))
-            pending: Pending = Computed(labels)
-            if frame.index == restart.retaken:
-                self._submit(frame, labels)
+            pending: Pending = Computed(read_label_map(output.mask(frame.name)))
         else:
             pending = self._submit(frame, self.job.masks.at(frame.index))
         if not self.begun:
@@ -317,11 +347,18 @@ class _Inference:
         if not stored:
             self.last = frame.index
             self.display.advance()
-        return Labelled(frame, pending, stored)
+        return Labelled(frame, pending, stored, None if stored else self._due_state())
+
+    def _due_state(self) -> dict[str, NDArray[Any]] | None:
+        self._since_state += 1
+        if self._since_state < STATE_EVERY:
+            return None
+        self._since_state = 0
+        return self.segmenter.state_dict()
 
     def _submit(self, frame: Frame, mask: NDArray[np.uint8] | None) -> Pending:
         self.state_after = None
-        pending = self.segmenter.submit(frame.image, mask)
+        pending = self.segmenter.submit(frame.image, mask, correct=self.job.request.correct)
         self.state_after = frame.index
         return pending
 
@@ -331,10 +368,12 @@ class _ResultWriter:
 
     Attributes:
         written: masks written.
+        tally: counts what they show.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, tally: Tally) -> None:
         self.job = job
+        self.tally = tally
         self.written = 0
         self._overlay: OverlayVideo | None = None
 
@@ -343,8 +382,11 @@ class _ResultWriter:
         output, source = self.job.output, self.job.source
         labels = result.pending.result()
         if not result.stored:
-            write_label_map(output.mask(result.frame.name), labels)
+            output.write_mask(result.frame.name, labels)
             self.written += 1
+        self.tally.add(result.frame.name, labels)
+        if result.state is not None:
+            output.save_state(result.frame.index, result.state)
         if self.job.request.overlay:
             if self._overlay is None:
                 self._overlay = OverlayVideo(

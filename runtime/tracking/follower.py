@@ -13,7 +13,7 @@ from ..manifest import Geometry
 from ..settings import Settings
 from .aggregation import soft_aggregation, strongest
 from .crop import OUTSIDE
-from .frame_checks import check_frame, ids_in, nothing_to_follow
+from .frame_checks import check_frame, ids_in, nothing_to_follow, warn_of_unused
 from .network import Network
 from .protocol import Computed, Sight, State
 from .tracker import ObjectTracker, PastedScores
@@ -84,7 +84,10 @@ class HostFollower:
         appearing = [i for i in given if i not in self.trackers]
         if not self.trackers and not appearing:
             raise nothing_to_follow(mask)
-        pasted = self._track(frame, mask, {i for i in given if i in self.trackers} if correct else set())
+        corrected = {i for i in given if i in self.trackers} if correct else set()
+        if not appearing and not corrected:
+            warn_of_unused(mask)
+        pasted = self._track(frame, mask, corrected)
         for object_id in appearing:
             assert mask is not None
             pasted.append(self._start(frame, object_id, mask == object_id))

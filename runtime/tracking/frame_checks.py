@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ def check_frame(frame: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArr
     Raises:
         SettingsError: it is something else.
     """
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+    if not isinstance(frame, np.ndarray):
+        raise SettingsError(f"the frame is {_found(frame)}: expected a NumPy array (height, width, 3) uint8, RGB")
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
         raise SettingsError(f"the frame is {frame.shape} {frame.dtype}: expected (height, width, 3) uint8, RGB")
     if size is not None and frame.shape[:2] != size:
         raise SettingsError(
@@ -26,12 +29,21 @@ def check_frame(frame: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArr
     return frame
 
 
+def _found(value: object) -> str:
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+    shape = getattr(value, "shape", None) or getattr(value, "size", None)
+    return "None" if value is None else f"a {name}" + (f" {tuple(shape)}" if isinstance(shape, tuple | list) else "")
+
+
 def ids_in(mask: NDArray[Any], size: tuple[int, ...]) -> list[int]:
     """Ids of a label map, ascending, without the background.
 
     Raises:
         MaskError: it has another size than the frame, another type, or ids beyond 255.
     """
+    if not isinstance(mask, np.ndarray):
+        raise MaskError(f"the mask is {_found(mask)}: expected a NumPy array (height, width) of ids")
     if mask.shape != size:
         found = "x".join(str(n) for n in reversed(mask.shape))
         raise MaskError(f"the mask is {found}, the frame {size[1]}x{size[0]}: expected one id per pixel of the frame")
@@ -41,6 +53,16 @@ def ids_in(mask: NDArray[Any], size: tuple[int, ...]) -> list[int]:
     if ids[0] < 0 or ids[-1] > 255:
         raise MaskError(f"the mask has ids from {ids[0]} to {ids[-1]}: expected 0 to 255")
     return [int(i) for i in ids if i]
+
+
+def warn_of_unused(mask: NDArray[Any] | None) -> None:
+    """Say that a mask had no effect: all its ids are followed already, or it has none."""
+    if mask is not None:
+        warnings.warn(
+            "a mask was given that changes nothing, as it has no new id: give it with correct=True to correct objects, "
+            "and use remove() to end one",
+            stacklevel=5,
+        )
 
 
 def nothing_to_follow(mask: NDArray[Any] | None) -> MaskError:

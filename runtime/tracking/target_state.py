@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..settings import MIN_AREA
 from .crop import Vector, vector
 
-MIN_AREA = 100.0
-"""Below this sum of probabilities, in pixels, a target keeps its place and size."""
 SCALE_CHANGE = (0.95, 1.1)
 """Largest change of scale from one frame to the next."""
 SIZE_IN_DEVIATIONS = 4.0
@@ -55,12 +54,15 @@ class TargetState:
         scale = np.float32(1) / _root(crop_size[0] * crop_size[1]) * np.sqrt(area)
         return cls(pos, np.float32(scale), size / np.float32(scale))
 
-    def update(self, probability: NDArray[np.float32], origin: tuple[int, int]) -> None:
-        """Move to the mass of a probability map (h, w), whose first pixel lies at `origin` in the frame."""
+    def update(self, probability: NDArray[np.float32], origin: tuple[int, int], min_area: float = MIN_AREA) -> None:
+        """Move to the mass of a probability map (h, w), whose first pixel lies at `origin` in the frame.
+
+        Below a mass of `min_area` pixels, place and size stay.
+        """
         by_row = probability.sum(1, dtype=np.float64)
         by_column = probability.sum(0, dtype=np.float64)
         total = by_row.sum()
-        if total < MIN_AREA:
+        if total < min_area or not total:
             return
         centre, deviation = np.empty(2), np.empty(2)
         for axis, marginal in enumerate((by_row, by_column)):

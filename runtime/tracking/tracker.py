@@ -102,7 +102,7 @@ class ObjectTracker:
             slot = self.weights.insert()
             self.target.store(slot, label, self.weights.current, UPDATE_STEPS)
         with self.clock.stage("crop"):
-            self.state.update(probability[region], (region[0].start, region[1].start))
+            self.state.update(probability[region], (region[0].start, region[1].start), self.settings.min_area)
             self.window = self._search_window((image_size[0], image_size[1]))
             crop = cut_image(frame, self.window, crop_size)
         self.target.extract(crop)

@@ -20,8 +20,17 @@ from .sources import Source, natural_key
 MAX_OBJECTS = 255
 RAMP_SHARE = 0.8
 """Share of a value's pixels that lie strictly between their neighbours where the value comes from smoothing."""
-MIN_SPECKLED_IDS = 8
-"""Ids that are nowhere three pixels wide, from which on they are taken for noise."""
+MIN_SHADES = 3
+"""Such values from which on they are taken for smoothing; fewer may be thin objects beside others."""
+MIN_PHOTO_IDS = 16
+PHOTO_INSIDE = 0.1
+"""Ids from which on, and share of the pixels up to which, a picture is taken for a photo."""
+MAX_PIXELS = 1 << 28
+"""Larger images are refused before they are decoded."""
+SMALL_OBJECT = 100
+"""Pixels below which the released tracker keeps an object's place and size (see `tracking.target_state.MIN_AREA`)."""
+VOID = 255
+"""The id that many data sets give to pixels that count for nothing."""
 
 
 def distinct_colours() -> NDArray[np.uint8]:
@@ -63,10 +72,25 @@ def write_label_map(path: Path, labels: NDArray[np.uint8]) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def read_label_map(path: Path) -> NDArray[np.uint8]:
+def has_mask_palette(path: Path) -> bool:
+    """Whether a file is a PNG with the palette that `write_label_map` gives."""
+    try:
+        with Image.open(path) as image:
+            return image.mode == "P" and bytes(image.getpalette("RGB") or ()) == _PALETTE
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def read_label_map(path: Path, *, hard: bool = False) -> NDArray[np.uint8]:
     """Read a mask as a label map (H, W): 0 for the background, ids from 1 to 255.
 
     The ids of a palette PNG and the values of a grey PNG are kept; in a grey PNG of black and white only, white is 1.
+    Where a palette's first colour is not black, the black pixels are the background, or those of the colour that most
+    of the border has; their index and 0 change places. A picture that is cut out by its transparency is one object.
+
+    Args:
+        path: a PNG.
+        hard: take grey values as ids even where they look like smoothed edges.
 
     Raises:
         MaskError: not a PNG; colours without a palette; smoothed edges; ids that do not fit 8 bits.
@@ -75,6 +99,8 @@ def read_label_map(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             if image.format != "PNG":
                 raise MaskError(f"{path} is a {image.format} image: expected a PNG, which keeps ids exactly")
+            if image.width * image.height > MAX_PIXELS:
+                raise MaskError(f"{path} is {image.width}x{image.height}: expected at most {MAX_PIXELS} pixels")
             mode = image.mode
             values = _values(image, path)
     except FileNotFoundError:
@@ -92,7 +118,10 @@ def read_label_map(path: Path) -> NDArray[np.uint8]:
     if ids[-1] > 255:
         raise MaskError(f"{path} holds ids up to {ids[-1]}: expected 1 to 255; number the objects anew")
     labels = values.astype(np.uint8)
-    _refuse_smoothed(labels, objects, path, ordered=mode != "P")
+    if not hard:
+        _refuse_photo(labels, objects, path)
+        if mode != "P":
+            _refuse_smoothed(labels, objects, path)
     return labels
 
 
@@ -100,13 +129,19 @@ def _values(image: Image.Image, path: Path) -> NDArray[np.uint8] | NDArray[np.ui
     """One value per pixel, uint8 or uint16."""
     if image.mode == "1":
         return np.array(image.convert("L"))
-    if image.mode in ("P", "L"):
+    if image.mode == "P":
+        return _on_background(np.array(image), image, path)
+    if image.mode == "L":
         return np.array(image)
     if image.mode.startswith("I"):
         return np.array(image).astype(np.uint16)
     channels = np.array(image.convert("RGBA"))
     colours, alpha = channels[..., :3], channels[..., 3]
-    if (colours != colours[..., :1]).any():
+    cut_out = bool((alpha == 0).any() and (alpha > 0).any())
+    grey = not (colours != colours[..., :1]).any()
+    if cut_out and (not grey or not colours[alpha > 0].any()):
+        return np.where(alpha >= 128, np.uint8(255), np.uint8(0))
+    if not grey:
         count = len(np.unique(colours.reshape(-1, 3), axis=0))
         raise MaskError(
             f"{path} is an RGB image of {count} colours with no palette, so no colour says which object it is: save it "
@@ -115,26 +150,75 @@ def _values(image: Image.Image, path: Path) -> NDArray[np.uint8] | NDArray[np.ui
     return np.where(alpha > 0, colours[..., 0], 0).astype(np.uint8)
 
 
-def _refuse_smoothed(labels: NDArray[np.uint8], objects: list[int], path: Path, *, ordered: bool) -> None:
-    """Refuse label maps whose ids are mostly intermediate values along edges.
+def _on_background(indices: NDArray[np.uint8], image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """Indices of a palette image, those of the background being 0."""
+    palette = np.array(image.getpalette("RGB") or (), np.uint8).reshape(-1, 3)
+    if not len(palette) or not palette[0].any():
+        return indices
+    used = np.unique(indices)
+    black = [int(i) for i in used if i < len(palette) and not palette[i].any()]
+    border = np.concatenate([indices[0], indices[-1], indices[:, 0], indices[:, -1]])
+    most = int(np.bincount(border).argmax())
+    background = black[0] if black else most
+    if black and most not in black:
+        colour, other = ("#{:02x}{:02x}{:02x}".format(*palette[i]) for i in (0, most))
+        raise MaskError(
+            f"{path}: the palette's index 0 is {colour}, black is index {background}, and the border is {other}: which "
+            "is the background cannot be told; save it with a palette whose index 0 is black, for the background"
+        )
+    swapped = np.arange(256, dtype=np.uint8)
+    swapped[[0, background]] = background, 0
+    return swapped[indices]
 
-    Args:
-        ordered: whether neighbouring values mean neighbouring shades, as in grey.
-    """
+
+def _refuse_photo(labels: NDArray[np.uint8], objects: list[int], path: Path) -> None:
+    """Refuse many ids that hardly anywhere are three pixels wide."""
+    kernel = np.ones((3, 3), np.uint8)
+    inside = np.count_nonzero(cv2.erode(labels, kernel) == cv2.dilate(labels, kernel))
+    if len(objects) >= MIN_PHOTO_IDS and inside < PHOTO_INSIDE * labels.size:
+        raise MaskError(
+            f"{path} holds {len(objects)} ids that are hardly anywhere three pixels wide: it looks like a photo of few "
+            "colours; give a mask, or say that they are ids with --hard-mask"
+        )
+
+
+def _refuse_smoothed(labels: NDArray[np.uint8], objects: list[int], path: Path) -> None:
+    """Refuse grey values that are mostly shades between their neighbours' along edges, several of them."""
     kernel = np.ones((3, 3), np.uint8)
     low, high = cv2.erode(labels, kernel), cv2.dilate(labels, kernel)
     pixels = np.bincount(labels.ravel(), minlength=256)
-    suspect = 0
-    if ordered:
-        between = np.bincount(labels[(low < labels) & (labels < high)], minlength=256)
-        suspect = sum(between[i] >= RAMP_SHARE * pixels[i] for i in objects)
-    inside = np.bincount(labels[low == high], minlength=256)
-    speckled = sum(not inside[i] for i in objects)
-    if 2 * suspect >= max(len(objects), 1) or (speckled >= MIN_SPECKLED_IDS and 2 * speckled > len(objects)):
+    between = np.bincount(labels[(low < labels) & (labels < high)], minlength=256)
+    shades = sum(between[i] >= RAMP_SHARE * pixels[i] for i in objects)
+    if shades >= MIN_SHADES and 2 * shades >= len(objects):
         raise MaskError(
-            f"{path} holds {len(objects)} ids, {max(suspect, speckled)} of them only along edges: it is anti-aliased "
-            "or was resized smoothly; export it with hard edges, resize with nearest neighbour, or threshold it"
+            f"{path} holds {len(objects)} ids, {shades} of them only along edges: it is anti-aliased or was resized "
+            "smoothly; export it with hard edges, resize with nearest neighbour, threshold it, or say that they are "
+            "ids with --hard-mask"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskReading:
+    """How given masks are read.
+
+    Attributes:
+        hard: see `read_label_map`.
+        keep_void: follow id `VOID` beside other ids as an object; otherwise it is background, as data sets mean it.
+    """
+
+    hard: bool = False
+    keep_void: bool = False
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """Label map (H, W); errors as of `read_label_map`."""
+        labels = read_label_map(path, hard=self.hard)
+        return labels if self.keep_void or not _has_void(labels) else np.where(labels == VOID, np.uint8(0), labels)
+
+
+def _has_void(labels: NDArray[np.uint8]) -> bool:
+    """Whether `VOID` is there beside other ids."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return bool(counts[VOID] and counts[1:VOID].any())
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +226,16 @@ class GivenMasks:
     """The masks that the user gave, checked.
 
     Attributes:
-        files: by the number of the frame, ascending, each a mask that adds objects.
+        files: by the number of the frame, ascending, each a mask that adds objects or corrects some.
         new_ids: by the number of the frame, the objects that its mask adds.
+        reading: how they are read.
+        notes: what the user should know: masks that have no effect and why, and what looks like a mistake.
     """
 
     files: dict[int, Path]
     new_ids: dict[int, frozenset[int]]
+    reading: MaskReading = MaskReading()
+    notes: tuple[str, ...] = ()
 
     @property
     def begin(self) -> int:
@@ -155,35 +243,59 @@ class GivenMasks:
         return next(iter(self.files))
 
     @classmethod
-    def read(cls, path: Path, source: Source, *, start: int = 0, stop: int | None = None, every: int = 1) -> Self:
+    def read(
+        cls,
+        path: Path,
+        source: Source,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        every: int = 1,
+        reading: MaskReading | None = None,
+        correct: bool = False,
+    ) -> Self:
         """Check a mask, or a folder of masks named like frames, against the frames.
 
         A single mask belongs to frame `start`. In a folder, the first frame from `start` on that has objects is where
         the run begins, and `every` counts from there.
 
+        Args:
+            path: a PNG, or a folder of them.
+            source: the frames.
+            start, stop, every: which frames are segmented.
+            reading: how masks are read.
+            correct: whether later masks correct objects that are known already; otherwise they have no effect.
+
         Raises:
             MaskError: a mask cannot be used; there is none; an object comes only in frames that are left out.
         """
+        reading = reading or MaskReading()
+        checks = _Checks(reading, source)
         if not path.is_dir():
-            ids = _checked_ids(path, source)
+            ids = checks.ids(path)
             if not ids:
                 raise MaskError(f"{path} is empty: expected at least one id above 0")
-            return cls({start: path}, {start: ids})
+            return cls({start: path}, {start: ids}, reading, checks.notes())
         files: dict[int, Path] = {}
         new_ids: dict[int, frozenset[int]] = {}
         known: set[int] = set()
         left_out: dict[int, Path] = {}
         for index, file in _named_like_frames(path, source):
             if index < start or (stop is not None and index >= stop):
+                checks.unused("outside of the frames to segment", file)
                 continue
-            new = _checked_ids(file, source) - known
-            if not new:
-                continue
-            if files and (index - next(iter(files))) % every:
+            ids = checks.ids(file)
+            new = ids - known
+            if not ids:
+                checks.unused("empty: an object is not ended by that", file)
+            elif files and (index - next(iter(files))) % every:
+                checks.unused(f"given in frames that every={every} leaves out", file)
                 left_out.update((i, file) for i in new if i not in left_out)
-                continue
-            files[index], new_ids[index] = file, new
-            known |= new
+            elif new or correct:
+                files[index], new_ids[index] = file, new
+                known |= new
+            else:
+                checks.unused("only of objects that are followed already: --correct takes them as corrections", file)
         if not files:
             raise MaskError(f"{path} holds no mask with an object for the frames to segment")
         for object_id, file in left_out.items():
@@ -192,12 +304,12 @@ class GivenMasks:
                     f"object {object_id} is given in {file.name} only, a frame that every={every} leaves out: choose "
                     "another `--every`, or give the object in a frame that is segmented"
                 )
-        return cls(files, new_ids)
+        return cls(files, new_ids, reading, checks.notes())
 
     def at(self, index: int) -> NDArray[np.uint8] | None:
         """The label map given for a frame; None if there is none."""
         file = self.files.get(index)
-        return None if file is None else read_label_map(file)
+        return None if file is None else self.reading.read(file)
 
     def ids_until(self, index: int) -> frozenset[int]:
         """Ids of the objects that were given up to and in a frame."""
@@ -207,6 +319,68 @@ class GivenMasks:
         """Hex digest over the masks' contents and the frames they belong to."""
         listing = "".join(f"{i} {hashlib.sha256(f.read_bytes()).hexdigest()}\n" for i, f in self.files.items())
         return hashlib.sha256(listing.encode()).hexdigest()
+
+
+class _Checks:
+    """Given masks against the frames' size, and notes of what was met."""
+
+    def __init__(self, reading: MaskReading, source: Source) -> None:
+        self.reading = reading
+        self.source = source
+        self._unused: dict[str, list[Path]] = {}
+        self._void: list[Path] = []
+        self._bordering: list[Path] = []
+        self._small: dict[int, int] = {}
+
+    def ids(self, file: Path) -> frozenset[int]:
+        """The ids of a mask."""
+        labels = read_label_map(file, hard=self.reading.hard)
+        if labels.shape != self.source.size:
+            (height, width), (frame_height, frame_width) = labels.shape, self.source.size
+            turned = " (the video's rotation metadata is applied)" if (width, height) == self.source.size else ""
+            raise MaskError(
+                f"{file} is {width}x{height}, the frames of {self.source.path} are {frame_width}x{frame_height}"
+                f"{turned}: expected the same size; resize the mask with nearest neighbour"
+            )
+        if _has_void(labels) and not self.reading.keep_void:
+            self._void.append(file)
+            labels = np.where(labels == VOID, np.uint8(0), labels)
+        border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+        if 2 * np.count_nonzero(border) > border.size:
+            self._bordering.append(file)
+        counts = np.bincount(labels.ravel(), minlength=256)
+        ids = [int(i) for i in np.flatnonzero(counts) if i]
+        self._small.update({i: int(counts[i]) for i in ids if counts[i] < SMALL_OBJECT and i not in self._small})
+        return frozenset(ids)
+
+    def unused(self, why: str, file: Path) -> None:
+        """A mask that has no effect."""
+        self._unused.setdefault(why, []).append(file)
+
+    def notes(self) -> tuple[str, ...]:
+        """One line of each kind."""
+        found = [f"{_masks(files)} not used, {why} ({files[0].name})" for why, files in self._unused.items()]
+        if self._void:
+            found.append(
+                f"{_masks(self._void)} with id {VOID} beside others ({self._void[0].name}): taken as void, which is "
+                "background; --keep-255 follows it as an object"
+            )
+        if self._bordering:
+            found.append(
+                f"{_masks(self._bordering)} whose objects cover most of the frame's border ({self._bordering[0].name}):"
+                " if that is the background, it is followed as an object"
+            )
+        if self._small:
+            small = ", ".join(f"{i} ({n} pixels)" for i, n in sorted(self._small.items()))
+            found.append(
+                f"small objects: {small}; place and size are kept where an object has under {SMALL_OBJECT} pixels, so "
+                "it is lost once it moves; --min-area follows smaller ones"
+            )
+        return tuple(found)
+
+
+def _masks(files: list[Path]) -> str:
+    return "1 mask" if len(files) == 1 else f"{len(files)} masks"
 
 
 def _named_like_frames(folder: Path, source: Source) -> Iterable[tuple[int, Path]]:
@@ -225,15 +399,3 @@ def _named_like_frames(folder: Path, source: Source) -> Iterable[tuple[int, Path
     if not found:
         raise MaskError(f"{folder} holds no PNG: expected masks named like frames, such as {source.name(0)}.png")
     return sorted(found.items())
-
-
-def _checked_ids(file: Path, source: Source) -> frozenset[int]:
-    labels = read_label_map(file)
-    if labels.shape != source.size:
-        (height, width), (frame_height, frame_width) = labels.shape, source.size
-        turned = " (the video's rotation metadata is applied)" if (width, height) == source.size else ""
-        raise MaskError(
-            f"{file} is {width}x{height}, the frames of {source.path} are {frame_width}x{frame_height}{turned}: "
-            "expected the same size; resize the mask with nearest neighbour"
-        )
-    return frozenset(int(i) for i in np.unique(labels) if i)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import OutputError
 from .masks import distinct_colours
+from .sources import for_ffmpeg
 
 TINT = 0.5
 """Share of the object's colour inside it."""
@@ -153,6 +154,6 @@ class OverlayVideo:
 
 def _open_mp4(part: Path, path: Path) -> Any:
     try:
-        return av.open(f"file:{part}", "w", format="mp4", options={"movflags": "faststart"})
+        return av.open(for_ffmpeg(part, "wb"), "w", format="mp4", options={"movflags": "faststart"})
     except av.error.FFmpegError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import av
 import numpy as np
@@ -21,9 +23,14 @@ from ...errors import VideoError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FOLDER_RATE = Fraction(24)
 """Frames per second of a folder of images, which has none of its own; DAVIS films are shown at 24."""
+MOST_STRAYS = 0.2
+"""Share of a folder's images up to which those that are named otherwise are taken for no frames."""
 FINEST_TICKS = 1_000_000
 """Ticks per second beyond which a common multiple of frame rate and time base is not formed."""
 MATROSKA_MAGIC = bytes.fromhex("1a45dfa3")
+SEGMENT_MAGIC = bytes.fromhex("18538067")
+INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")
+"""FFmpeg's names of containers whose index lists every packet when the file is opened."""
 MP4_MAGIC = b"ftyp"
 """At byte 4."""
 TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
@@ -60,6 +67,7 @@ class Source(Protocol):
         time_base: seconds of which every frame's time is a whole multiple.
         pixel_aspect: width over height of a pixel.
         damage: after a complete pass, what was wrong with the file; None if nothing.
+        notes: what the user should know of how the source was read.
     """
 
     path: Path
@@ -69,6 +77,7 @@ class Source(Protocol):
     time_base: Fraction
     pixel_aspect: Fraction
     damage: str | None
+    notes: tuple[str, ...]
 
     def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
         """Every `every`-th frame from number `start` up to and without number `stop`.
@@ -87,8 +96,12 @@ class Source(Protocol):
         """Hex digest that changes with the contents, not with the place."""
 
 
-def open_source(path: str | Path) -> VideoFile | ImageFolder:
+def open_source(path: str | Path, *, exclude: Path | None = None) -> VideoFile | ImageFolder:
     """Open a video file or a folder of images.
+
+    Args:
+        path: the file or folder.
+        exclude: an image in the folder that is no frame, such as the first mask.
 
     Raises:
         VideoError: there is no such file, it is not a video, or it holds no frame.
@@ -96,13 +109,24 @@ def open_source(path: str | Path) -> VideoFile | ImageFolder:
     path = Path(path)
     try:
         if path.is_dir():
-            return ImageFolder(path)
+            return ImageFolder(path, exclude=exclude)
         if path.is_file():
             return VideoFile(path)
+        found = _instead_of_a_file(path)
     except OSError as error:
         raise VideoError(f"{path} cannot be read: {error.strerror or error}") from None
-    found = "is neither a file nor a folder" if path.exists() else "does not exist"
     raise VideoError(f"{path} {found}: expected a video file or a folder of images")
+
+
+def _instead_of_a_file(path: Path) -> str:
+    """What a path that is neither file nor folder is, in words."""
+    if str(path) == "-":
+        return "stands for the standard input, which is not read"
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
+        return "is an address, which is not read: download it first"
+    if path.is_fifo():
+        return "is a pipe, which is not read: write it to a file first"
+    return "is neither a file nor a folder" if path.exists() else "does not exist"
 
 
 class VideoFile:
@@ -111,10 +135,12 @@ class VideoFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage: str | None = None
+        self.notes: tuple[str, ...] = ()
         with _open_container(path) as container:
             stream = _video_stream(container, path)
-            self.count = stream.frames or None
-            self._end = _declared_end(stream)
+            self.count, self._packets = _indexed(stream)
+            self._cut = _ends_early(path)
+            self._announced = self.count or _announced(stream)
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             self._ticks = Fraction(stream.time_base)
             ticks = math.lcm(self.rate.numerator, self._ticks.denominator)
@@ -144,12 +170,7 @@ class VideoFile:
     def fingerprint(self) -> str:
         """Digest of the file's length, first and last mebibyte."""
         digest = hashlib.sha256()
-        with self.path.open("rb") as stream:
-            length = stream.seek(0, 2)
-            digest.update(f"{length}\n".encode())
-            for place in (0, max(0, length - 2**20)):
-                stream.seek(place)
-                digest.update(stream.read(2**20))
+        _digest_ends(self.path, 1 << 20, digest)
         return digest.hexdigest()
 
     def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
@@ -173,7 +194,7 @@ class VideoFile:
                         f"{self.size[1]}x{self.size[0]}: expected one size; cut the video where it changes"
                     )
                 yield Frame(index, self.name(index), image, time, duration)
-        self._assess(decoding, index + 1, last)
+        self._assess(decoding, index + 1)
 
     def _time(self, picture: av.VideoFrame, expected: Fraction | None) -> tuple[Fraction, Fraction]:
         """Presentation time and duration in seconds.
@@ -193,13 +214,21 @@ class VideoFile:
                 duration = 1 / self.rate
         return time, duration
 
-    def _assess(self, decoding: _Decoding, read: int, end: Fraction | None) -> None:
-        missing = self.count is not None and decoding.packets < self.count
-        short = self._end is not None and end is not None and end < self._end - 2 / self.rate
-        if missing or short or decoding.damaged:
-            announced = self.count or (round(self._end * self.rate) if self._end else 0)
-            of = f"of its {announced} frames" if announced > read else "frames"
+    def _assess(self, decoding: _Decoding, read: int) -> None:
+        missing = self._packets is not None and decoding.packets < self._packets
+        if missing or self._cut or decoding.damaged:
+            of = f"of its {self._announced} frames" if self._announced and self._announced > read else "frames"
             self.damage = f"{self.path} is truncated or damaged: {read} {of} could be read"
+
+
+def _digest_ends(file: Path, size: int, digest: hashlib._Hash) -> None:
+    """Add a file's length, and its first and last bytes, so many of each."""
+    with file.open("rb") as stream:
+        length = stream.seek(0, 2)
+        digest.update(f"{length}\n".encode())
+        for place in (0, max(0, length - size)):
+            stream.seek(place)
+            digest.update(stream.read(size))
 
 
 class _Decoding:
@@ -245,7 +274,7 @@ class _Decoding:
 
 def _open_container(path: Path) -> Any:
     try:
-        container = av.open(f"file:{path}", metadata_errors="replace")
+        container = av.open(for_ffmpeg(path, "rb"), metadata_errors="replace")
     except av.error.FFmpegError as error:
         if isinstance(error, PermissionError):
             raise VideoError(f"{path} cannot be read: permission denied") from None
@@ -267,8 +296,27 @@ def _open_container(path: Path) -> Any:
         raise VideoError(f"{path} is not a video but text: expected a file that FFmpeg reads, or a folder of images")
     if name.endswith("_pipe") or name == "image2":
         container.close()
-        raise VideoError(f"{path} is not a video but a single image: expected a video or the folder of images")
+        raise VideoError(f"{path} is not a video but {_pictures_in(path)}")
     return container
+
+
+def for_ffmpeg(path: Path, mode: Literal["rb", "wb"]) -> str | IO[bytes]:
+    """What `av.open` takes: an address that no character of a name changes; where the name is no text, the file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.open(mode)
+    return f"file:{path}"
+
+
+def _pictures_in(path: Path) -> str:
+    """What an image file holds, in words, and what to do."""
+    with contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as image:
+        if (count := getattr(image, "n_frames", 1)) > 1:
+            return (
+                f"a {image.format} of {count} pictures, which is not read: save them as a video or a folder of images"
+            )
+    return "a single image: expected a video or the folder of images"
 
 
 def _video_stream(container: Any, path: Path) -> Any:
@@ -280,13 +328,52 @@ def _video_stream(container: Any, path: Path) -> Any:
     return streams[0]
 
 
-def _declared_end(stream: Any) -> Fraction | None:
-    """Seconds; Matroska writes a stream's duration into a tag, as hours:minutes:seconds."""
+def _announced(stream: Any) -> int | None:
+    """Frames by the duration that Matroska writes into a tag, as hours:minutes:seconds; told, but not trusted."""
     found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if found is None:
         return None
     hours, minutes, seconds = found.groups()
-    return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+    return round((int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)) * rate)
+
+
+def _indexed(stream: Any) -> tuple[int | None, int | None]:
+    """Frames that a container's index says are presented, and packets that it lists; None where it has no index.
+
+    The count in a header is not asked: an edit list presents fewer, and chunks may be empty.
+    """
+    if stream.container.format.name not in INDEXED_FORMATS:
+        return None, None
+    entries = [entry for entry in stream.index_entries if entry.size]
+    return (sum(not entry.is_discard for entry in entries), len(entries)) if entries else (None, None)
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether a Matroska file is shorter than its segment says; the duration in a tag may be that of another cut.
+
+    RFC 8794: an element is its id, its length as a number of 1 to 8 bytes whose leading zero bits count them, and its
+    contents; all ones mean that the length is not known.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(1 << 12)
+        length = stream.seek(0, 2)
+    if head[:4] != MATROSKA_MAGIC:
+        return False
+    place, size = _element_length(head, 4)
+    if size is None or head[place + size : place + size + 4] != SEGMENT_MAGIC:
+        return False
+    place, size = _element_length(head, place + size + 4)
+    return size is not None and place + size > length
+
+
+def _element_length(data: bytes, place: int) -> tuple[int, int | None]:
+    """Where an element's contents begin, and how long they are; None if that is not known."""
+    width = 9 - data[place].bit_length() if place < len(data) else 9
+    if width > 8:
+        return place, None
+    value = int.from_bytes(data[place : place + width], "big") & ((1 << 7 * width) - 1)
+    return place + width, None if value == (1 << 7 * width) - 1 else value
 
 
 def _orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
@@ -316,16 +403,32 @@ def _upright(picture: av.VideoFrame, matrix: NDArray[np.int64]) -> NDArray[np.ui
     return np.ascontiguousarray(image)
 
 
+def _alike(images: list[Path]) -> tuple[list[Path], tuple[str, ...]]:
+    """The images whose names follow the pattern of most, where one or few do not, and a note of what is left out."""
+    by_pattern: dict[str, list[Path]] = {}
+    for image in images:
+        by_pattern.setdefault(re.sub(r"[0-9]+", "#", image.stem), []).append(image)
+    pattern, most = max(by_pattern.items(), key=lambda item: len(item[1]), default=("", images))
+    others = [image for image in images if image not in set(most)]
+    if not others or "#" not in pattern or len(others) > MOST_STRAYS * len(images):
+        return images, ()
+    left = ", ".join(p.name for p in others[:3]) + (" and others" if len(others) > 3 else "")
+    return most, (f"{len(most)} images named like {pattern} are the frames; left out: {left}",)
+
+
 class ImageFolder:
     """Images in natural order (`2.jpg` before `10.jpg`), as frames at `FOLDER_RATE`; EXIF rotation is applied."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, exclude: Path | None = None) -> None:
         self.path = path
         self.damage: str | None = None
-        self.files = sorted(
+        images = sorted(
             (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")),
             key=lambda p: natural_key(p.name),
         )
+        if exclude is not None:
+            images = [p for p in images if p.resolve() != exclude.resolve()]
+        self.files, self.notes = _alike(images)
         if not self.files:
             raise VideoError(f"{path} holds no frame: expected images ({', '.join(IMAGE_SUFFIXES)})")
         self._indices = {file.stem: index for index, file in enumerate(self.files)}
@@ -355,9 +458,12 @@ class ImageFolder:
         return self._indices.get(name)
 
     def fingerprint(self) -> str:
-        """Digest of the images' names and lengths in bytes."""
-        listing = "".join(f"{file.name} {file.stat().st_size}\n" for file in self.files)
-        return hashlib.sha256(listing.encode()).hexdigest()
+        """Digest of the images' names, lengths, and first and last 4 KiB."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(os.fsencode(file.name) + b"\n")
+            _digest_ends(file, 1 << 12, digest)
+        return digest.hexdigest()
 
     def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
         """See `Source.frames`."""
@@ -389,7 +495,7 @@ def _rgb(image: Image.Image, file: Path) -> NDArray[np.uint8]:
 def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
     """Sorts numbers inside names by their value."""
     parts = re.split(r"([0-9]+)", name.lower())
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts], name
+    return [(0, int(part)) if part.isascii() and part.isdigit() else (1, part) for part in parts], name
 
 
 EXIF_ORIENTATION = 0x0112

@@ -35,7 +35,7 @@ def test_masks_are_those_of_computing_again_over_many_replacements(tiny_bundle, 
     held = [len(tracker.target.terms) for tracker in kept.tracking.trackers.values()]
     # Of four slots, three pairs leave out the first.
     assert held == [min(3, room), min(3, max(room - 3, 0))]
-    for a, b in zip(kept.tracking.trackers.values(), plain._trackers.values(), strict=True):
+    for a, b in zip(kept.tracking.trackers.values(), plain.tracking.trackers.values(), strict=True):
         assert not len(b.target.terms)
         for mine, theirs in zip(a.target.frames, b.target.frames, strict=True):
             for name in ("C", "D", "key_cross"):

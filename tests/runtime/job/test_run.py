@@ -51,7 +51,7 @@ class ColourFollower:
                     self.colours[object_id] = frame[mask == object_id].mean(0)
         return labels
 
-    def submit(self, frame, mask=None):
+    def submit(self, frame, mask=None, *, correct=False):
         return Computed(self.step(frame, mask))
 
     def state_dict(self):
@@ -144,7 +144,12 @@ def test_folder_gives_a_mask_per_frame_and_an_overlay(film, mask, tmp_path):
     assert list(labels) == [f"{i:05d}" for i in range(COUNT)]
     assert all(np.array_equal(labels[f"{i:05d}"], truth(i)) for i in range(COUNT))
     assert overlay_times(tmp_path / "out") == [Fraction(i, 24) for i in range(COUNT)]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "overlay.mp4"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".written",
+        "masks",
+        "overlay.mp4",
+        "report.json",
+    ]
     assert (outcome.frames, outcome.objects, outcome.interrupted, outcome.damage) == (COUNT, 2, False, None)
     assert (display.total, display.done, display.advanced) == (COUNT, 0, COUNT)
 
@@ -210,7 +215,7 @@ def test_interrupted_run_keeps_what_is_complete_and_resumes_exactly(film, mask, 
     assert follower.steps == resumed.segmented == COUNT - step - 1
     assert (display.done, resumed.frames) == (step + 1, COUNT)
     assert overlay_times(out) == overlay_times(tmp_path / "whole")
-    assert sorted(path.name for path in out.iterdir()) == ["masks", "overlay.mp4"]
+    assert sorted(path.name for path in out.iterdir()) == [".written", "masks", "overlay.mp4", "report.json"]
     with pytest.raises(OutputError, match="nothing to resume"):
         run(film, mask, out, resume=True)
 
@@ -222,34 +227,60 @@ def test_run_may_be_interrupted_again_and_again(film, mask, tmp_path):
     assert_same(tmp_path / "out", tmp_path / "whole")
 
 
-def killed(film, mask, out, step):
-    """What a run that was killed after some frames leaves."""
-    run(film, mask, out, follower=ColourFollower(interrupt_at(step)))
-    (out / ".resume.npz").unlink()
+def killed(film, mask, out, step, state_at=None):
+    """What a run that was killed after some frames leaves, with the state of an earlier frame or without any."""
+    if state_at is not None:
+        run(film, mask, out, follower=ColourFollower(interrupt_at(state_at)))
+        kept = (out / ".resume.npz").read_bytes()
+        run(film, mask, out, follower=ColourFollower(interrupt_at(step - state_at - 1)), resume=True)
+        (out / ".resume.npz").write_bytes(kept)
+    else:
+        run(film, mask, out, follower=ColourFollower(interrupt_at(step)))
+        (out / ".resume.npz").unlink()
     (out / "overlay.mp4").rename(out / ".overlay.mp4.part")
     (out / "masks" / f".{step + 1:05d}.png.part").write_bytes(b"half")
 
 
-def test_killed_run_resumes_from_the_last_mask_and_says_so(film, mask, tmp_path):
+@pytest.mark.parametrize("overlay", [True, False])
+def test_a_killed_run_goes_on_exactly_from_the_last_state_that_was_stored(film, mask, tmp_path, overlay):
+    run(film, mask, tmp_path / "whole", overlay=overlay)
+    out = tmp_path / "out"
+    killed(film, mask, out, 9, state_at=4)
+    follower = ColourFollower()
+    _, display = run(film, mask, out, follower=follower, resume=True, overlay=overlay)
+    assert "goes on after 5 frames" in display.notes[0]
+    assert follower.steps == COUNT - 5
+    assert_same(out, tmp_path / "whole")
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (out, tmp_path / "whole")]
+    assert reports[0]["objects"] == reports[1]["objects"] and reports[0]["frames"] == COUNT
+
+
+def test_a_run_that_was_killed_before_its_first_state_begins_anew(film, mask, tmp_path):
+    run(film, mask, tmp_path / "whole")
     out = tmp_path / "out"
     killed(film, mask, out, 5)
     follower = ColourFollower()
     _, display = run(film, mask, out, follower=follower, resume=True)
-    assert "killed" in display.notes[0]
-    assert follower.steps == COUNT - 5
-    assert len(overlay_times(out)) == COUNT
-    assert sorted(path.name for path in out.rglob("*") if path.name.startswith(".")) == []
-    assert all(np.array_equal(labels, truth(int(name))) for name, labels in labels_in(out).items())
+    assert "begins anew" in display.notes[0]
+    assert follower.steps == COUNT
+    assert_same(out, tmp_path / "whole")
+    assert sorted(path.name for path in out.rglob("*") if path.name.startswith(".")) == [".written"]
 
 
-def test_killed_run_goes_back_to_where_all_objects_can_be_seen(film, mask, tmp_path):
-    out = tmp_path / "out"
-    killed(film, mask, out, 6)
-    for index in (4, 5, 6):
-        write_label_map(out / "masks" / f"{index:05d}.png", np.where(truth(index) == 1, 1, 0).astype(np.uint8))
-    _, display = run(film, mask, out, resume=True)
-    assert display.done == 4
-    assert all(np.array_equal(labels, truth(int(name))) for name, labels in labels_in(out).items())
+def test_the_state_is_stored_as_the_run_goes(film, mask, tmp_path, monkeypatch):
+    """Every few frames, and never before the masks that it stands behind."""
+    monkeypatch.setattr("jointrt.runtime.job.run.STATE_EVERY", 4)
+    found = []
+
+    def look(self, frame, state):
+        masks = sorted(path.stem for path in self.masks.glob("*.png"))
+        found.append((frame, masks[-1]))
+        return stored(self, frame, state)
+
+    stored = OutputFolder.save_state
+    monkeypatch.setattr(OutputFolder, "save_state", look)
+    run(film, mask, tmp_path / "out")
+    assert found == [(3, "00003"), (7, "00007"), (11, "00011")]
 
 
 def test_resuming_otherwise_is_refused(film, mask, tmp_path):
@@ -279,7 +310,30 @@ def test_overwrite_replaces_all_earlier_results(film, mask, tmp_path):
         run(film, mask, out, end=3)
     run(film, mask, out, end=3, overwrite=True, overlay=False)
     assert list(labels_in(out)) == ["00000", "00001", "00002"]
-    assert [path.name for path in out.iterdir()] == ["masks"]
+    assert sorted(path.name for path in out.iterdir()) == [".written", "masks", "report.json"]
+
+
+def test_overwrite_removes_nothing_that_no_run_wrote(film, mask, tmp_path):
+    out = tmp_path / "out"
+    run(film, mask, out)
+    Image.new("RGB", (8, 8)).save(out / "masks" / "mine.png")
+    write_label_map(out / "masks" / "other.png", truth(0))
+    run(film, mask, out, end=3, overwrite=True)
+    assert list(labels_in(out)) == ["00000", "00001", "00002", "mine", "other"]
+
+
+def test_the_report_says_what_became_of_each_object(film, mask, tmp_path):
+    outcome, _ = run(film, mask, tmp_path / "out")
+    objects = json.loads((tmp_path / "out" / "report.json").read_text())["objects"]
+    for object_id in (1, 5):
+        areas = [int((truth(i) == object_id).sum()) for i in range(COUNT)]
+        seen = [i for i, area in enumerate(areas) if area]
+        found = objects[str(object_id)]
+        assert found["frames_seen"] == len(seen)
+        areas = [area for area in areas if area]
+        assert found["area"] == {"least": min(areas), "median": np.median(areas), "largest": max(areas)}
+        assert found["lost_from"] == (None if seen[-1] == COUNT - 1 else f"{seen[-1] + 1:05d}")
+    assert outcome.lost == {}
 
 
 def test_failure_of_the_reader_ends_the_run_with_its_message(film, mask, tmp_path):
@@ -292,7 +346,7 @@ def test_failure_of_the_reader_ends_the_run_with_its_message(film, mask, tmp_pat
 def test_resumed_run_without_overlay_leaves_no_overlay_of_a_part(film, mask, tmp_path):
     run(film, mask, tmp_path / "out", follower=ColourFollower(interrupt_at(4)))
     run(film, mask, tmp_path / "out", resume=True, overlay=False)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".written", "masks", "report.json"]
 
 
 def test_failure_of_the_writer_ends_the_run_with_its_message(film, mask, tmp_path):

@@ -1,8 +1,18 @@
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
-from jointrt.errors import MaskError, OutputError
-from jointrt.runtime.video.masks import GivenMasks, davis_palette, distinct_colours, read_label_map, write_label_map
+from jointrt.errors import MaskError, OutputError, VideoError
+from jointrt.runtime.video.masks import (
+    GivenMasks,
+    MaskReading,
+    davis_palette,
+    distinct_colours,
+    read_label_map,
+    write_label_map,
+)
 from jointrt.runtime.video.sources import open_source
 from PIL import Image
 
@@ -190,3 +200,137 @@ def test_folders_of_masks_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(MaskError, match=r"object 2 .*00003\.png.*every=2"):
         GivenMasks.read(folder, source, every=2)
     assert GivenMasks.read(folder, source, every=3).new_ids == {0: {1}, 3: {2}}
+
+
+def block(value=1, size=(48, 64)):
+    labels = np.zeros(size, np.uint8)
+    labels[12:30, 20:44] = value
+    return labels
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (255, 0, 0), (12, 200, 99)])
+@pytest.mark.parametrize(
+    "make", [lambda i: i.quantize(2), lambda i: i.convert("P", palette=Image.Palette.ADAPTIVE, colors=2)]
+)
+def test_black_is_the_background_whatever_its_place_in_the_palette(tmp_path, colour, make):
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[block() > 0] = colour
+    make(Image.fromarray(picture)).save(tmp_path / "m.png")
+    labels = read_label_map(tmp_path / "m.png")
+    np.testing.assert_array_equal(labels > 0, block() > 0)
+    assert len(np.unique(labels)) == 2
+
+
+def test_without_black_the_border_s_colour_is_the_background(tmp_path):
+    image = Image.fromarray(1 - block())
+    image.putpalette([255, 0, 0, 250, 250, 250])
+    image.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "m.png"), block())
+
+
+def test_a_palette_in_which_the_background_cannot_be_told_is_refused(tmp_path):
+    labels = block(2)
+    labels[0, 0] = 1
+    image = Image.fromarray(labels)
+    image.putpalette([255, 255, 255, 255, 0, 0, 0, 0, 0])
+    image.save(tmp_path / "m.png")
+    with pytest.raises(MaskError, match="index 0 is #ffffff, black is index 2"):
+        read_label_map(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("palette", [True, False])
+def test_small_and_thin_objects_are_ids(tmp_path, palette):
+    tiny, line = np.zeros((48, 64), np.uint8), block(2)
+    for i in range(10):
+        tiny[4 * i : 4 * i + 2, 50:52] = i + 1
+    line[12:30, 44] = 1
+    for labels in (tiny, line):
+        image = Image.fromarray(labels)
+        if palette:
+            image.putpalette(np.random.default_rng(1).permutation(256 * 3 - 3).astype(np.uint8).tobytes())
+            image.putpalette([0, 0, 0, *image.getpalette()[3:]])
+        image.save(tmp_path / "m.png")
+        np.testing.assert_array_equal(read_label_map(tmp_path / "m.png"), labels)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("black", [True, False])
+def test_a_cut_out_is_one_object(tmp_path, mode, black):
+    picture = np.random.default_rng(0).integers(1, 255, (48, 64, 4), np.uint8) * (not black)
+    picture[..., 3] = 255 * block()
+    image = Image.fromarray(picture.astype(np.uint8))
+    (image if mode == "RGBA" else image.convert("LA") if black else image).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "m.png"), block())
+
+
+def test_an_image_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "m.png").write_bytes(content)
+    with pytest.raises(MaskError, match=r"100000x100000|exceeds limit"):
+        read_label_map(tmp_path / "m.png")
+
+
+@pytest.fixture
+def frames(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(np.full((48, 64, 3), 40 * i, np.uint8)).save(folder / f"frame_{i:05d}.jpg")
+    return folder
+
+
+def test_the_mask_among_the_frames_is_no_frame(frames):
+    Image.fromarray(block() * 255).save(frames / "frame_00000.png")
+    with pytest.raises(VideoError, match="one name"):
+        open_source(frames)
+    source = open_source(frames, exclude=frames / "frame_00000.png")
+    assert [f.name for f in source.files] == [f"frame_{i:05d}.jpg" for i in range(6)]
+
+
+def test_an_image_named_otherwise_than_all_others_is_left_out_with_a_note(frames):
+    Image.fromarray(block() * 255).save(frames / "first_mask.png")
+    source = open_source(frames)
+    assert source.count == 6 and source.name(0) == "frame_00000"
+    assert source.notes == ("6 images named like frame_# are the frames; left out: first_mask.png",)
+
+
+def test_masks_without_effect_are_counted_with_their_reason(frames, tmp_path):
+    source = open_source(frames)
+    given = tmp_path / "given"
+    given.mkdir()
+    for i, labels in {0: block(), 1: block(), 2: block(), 3: 0 * block(), 4: block(3)}.items():
+        write_label_map(given / f"frame_{i:05d}.png", labels)
+    masks = GivenMasks.read(given, source)
+    assert list(masks.files) == [0, 4]
+    assert len(masks.notes) == 2
+    assert masks.notes[0].startswith("2 masks not used, only of objects that are followed already")
+    assert masks.notes[1].startswith("1 mask not used, empty")
+    corrected = GivenMasks.read(given, source, correct=True)
+    assert list(corrected.files) == [0, 1, 2, 4] and len(corrected.notes) == 1
+
+
+def test_255_beside_other_ids_is_void_unless_it_is_kept(frames, tmp_path):
+    labels = block()
+    labels[10:12, 20:44] = 255
+    write_label_map(tmp_path / "m.png", labels)
+    source = open_source(frames)
+    masks = GivenMasks.read(tmp_path / "m.png", source)
+    np.testing.assert_array_equal(masks.at(0), block())
+    assert any("255" in note and "--keep-255" in note for note in masks.notes)
+    kept = GivenMasks.read(tmp_path / "m.png", source, reading=MaskReading(keep_void=True))
+    np.testing.assert_array_equal(kept.at(0), labels)
+    write_label_map(tmp_path / "alone.png", np.where(labels == 255, 255, 0).astype(np.uint8))
+    assert set(np.unique(GivenMasks.read(tmp_path / "alone.png", source).at(0))) == {0, 255}
+
+
+def test_small_objects_and_masks_of_the_background_are_told(frames, tmp_path):
+    labels = 1 - block()
+    labels[20:23, 30:33] = 2
+    write_label_map(tmp_path / "m.png", labels)
+    notes = GivenMasks.read(tmp_path / "m.png", open_source(frames)).notes
+    assert any("border" in note for note in notes)
+    assert any("2 (9 pixels)" in note and "--min-area" in note for note in notes)

@@ -1,5 +1,7 @@
 import os
+import struct
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -121,7 +123,7 @@ def test_files_that_are_no_video_are_refused_in_one_line(tmp_path):
         "text.txt": "text",
         "image.png": "a single image",
         "folder": "holds no frame",
-        "pipe": "neither a file nor a folder",
+        "pipe": "is a pipe",
         "cut.mp4": "truncated",
     }.items():
         with pytest.raises(VideoError, match=said) as caught:
@@ -197,3 +199,107 @@ def test_unreadable_image_is_named(tmp_path):
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:900])
     with pytest.raises(VideoError, match=r"1\.png cannot be read"):
         list(open_source(tmp_path).frames())
+
+
+def with_edit_list(path, out, *, seconds, skip=0):
+    """A copy of an MP4 whose one edit presents so many seconds from `skip` ticks of the stream later on."""
+    data = bytearray(path.read_bytes())
+    header = data.find(b"mvhd")
+    timescale = struct.unpack(">I", data[header + 16 : header + 20])[0]
+    place = data.find(b"elst") + 12
+    _, begin, rate = struct.unpack(">IiI", data[place : place + 12])
+    data[place : place + 12] = struct.pack(">IiI", int(seconds * timescale), begin + skip, rate)
+    out.write_bytes(data)
+    return out
+
+
+@pytest.mark.parametrize("gop", [12, 24])
+@pytest.mark.parametrize(("seconds", "skip"), [(0.5, 0), (1.0, 12288), (0.25, 6144)])
+def test_an_edit_list_presents_less_than_the_header_counts(tmp_path, gop, seconds, skip):
+    path = tmp_path / "whole.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=24, options={"g": str(gop), "bf": "2", "preset": "fast"})
+        stream.height, stream.width, stream.pix_fmt = 48, 80, "yuv420p"
+        for picture in pictures(48):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        output.mux(stream.encode(None))
+    cut = with_edit_list(path, tmp_path / "cut.mp4", seconds=seconds, skip=skip)
+    with av.open(str(cut)) as container:
+        presented = sum(1 for _ in container.decode(video=0))
+    assert presented < 48
+    source = open_source(cut)
+    assert len(list(source.frames())) == presented
+    assert source.count == presented and source.damage is None
+
+
+def test_empty_chunks_of_an_avi_are_no_frames(tmp_path):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 80, "yuvj420p"
+        for number, picture in enumerate(pictures(12)):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                # The writer fills gaps with empty chunks.
+                packet.pts = packet.dts = number + 3 * (number > 5)
+                output.mux(packet)
+        output.mux(stream.encode(None))
+    source = open_source(path)
+    frames = list(source.frames())
+    assert len(frames) == 12 and source.damage is None
+    assert source.count == 12
+
+
+def test_a_duration_that_another_cut_left_in_a_tag_is_no_damage(tmp_path):
+    path = write_video(tmp_path / "a.mkv", pictures(20), range(20), Fraction(1, 25), rate=25, container="matroska")
+    data = path.read_bytes()
+    place = data.find(b"00:00:00.8")
+    assert place > 0
+    path.write_bytes(data[:place] + b"00:00:09.8" + data[place + 10 :])
+    source = open_source(path)
+    assert len(list(source.frames())) == 20 and source.damage is None
+
+
+def test_names_need_not_be_text(tmp_path):
+    whole = write_video(tmp_path / "a.mp4", pictures(4), range(4), Fraction(1, 25), rate=25)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/clip \xe9t\xe9.mp4"))
+    whole.rename(odd)
+    assert len(list(open_source(odd).frames())) == 4
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/fr\xe9"))
+    folder.mkdir()
+    for number, name in enumerate((b"b\xe9_1.png", b"b\xe9_2.png", "①②.png".encode())):
+        Image.fromarray(pictures(4)[number]).save(tmp_path / "t.png")
+        (tmp_path / "t.png").rename(os.fsdecode(os.fsencode(folder) + b"/" + name))
+    source = open_source(folder)
+    assert len(list(source.frames())) == source.count == 3
+    assert len(source.fingerprint()) == 64
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("http://host/clip.mp4", "is an address"),
+        ("s3://bucket/clip.mp4", "is an address"),
+        ("-", "standard input"),
+    ],
+)
+def test_what_is_no_file_is_named_for_what_it_is(given, said):
+    with pytest.raises(VideoError, match=said):
+        open_source(given)
+
+
+def test_several_pictures_in_one_file_are_told(tmp_path):
+    images = [Image.new("RGB", (32, 24), colour) for colour in ("red", "green", "blue")]
+    for name, kind in (("a.tif", "TIFF"), ("a.webp", "WEBP")):
+        images[0].save(tmp_path / name, save_all=True, append_images=images[1:])
+        with pytest.raises(VideoError, match=f"a {kind} of 3 pictures"):
+            open_source(tmp_path / name)
+
+
+def test_a_folder_s_fingerprint_follows_its_contents(tmp_path):
+    for number in range(3):
+        Image.fromarray(pictures(3)[number]).save(tmp_path / f"{number}.bmp")
+    before = open_source(tmp_path).fingerprint()
+    data = bytearray((tmp_path / "1.bmp").read_bytes())
+    data[-5] ^= 1
+    (tmp_path / "1.bmp").write_bytes(data)
+    assert open_source(tmp_path).fingerprint() != before
