@@ -200,3 +200,30 @@ def test_truncated_video_is_segmented_and_reported(monkeypatch, capfd, tmp_path)
     assert 0 < count < 30
     assert f"{count} of its 120 frames could be read" in complaint
     assert shown.startswith(f"{count} frame")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "Missing"),
+        (["run", "a.mp4", "--mask", "b.png", "--every", "often"], "'--every'"),
+        (["run", "a.mp4", "--nothing"], "--nothing"),
+        (["fly"], "fly"),
+        (["train", "--preset", "lite"], "--data"),
+    ],
+)
+def test_every_bad_option_is_one_line(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["jointrt", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.count("\n") == 1 and said in error and error.startswith("error: ")
+
+
+def test_without_arguments_the_commands_are_shown(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["jointrt"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown = capsys.readouterr()
+    assert "bench" in shown.out + shown.err

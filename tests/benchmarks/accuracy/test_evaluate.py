@@ -168,9 +168,16 @@ LISTS = "ImageSets/2017/val.txt"
     ],
 )
 def test_what_is_missing_or_does_not_fit_is_named(davis, results, damage, message):
+    """What concerns one sequence leaves that one out."""
     damage(davis, results)
-    with pytest.raises(DatasetError, match=message):
-        evaluate(EvaluationRequest(root=davis, results=results, processes=1), Progress())
+    progress = Progress()
+    try:
+        left_out = evaluate(EvaluationRequest(root=davis, results=results, processes=1), progress).left_out
+    except DatasetError as error:
+        assert re.search(message, str(error))
+    else:
+        assert left_out == ("solo",)
+        assert any(re.search(message, note) for note in progress.notes)
 
 
 def write(path, text):
@@ -312,6 +319,44 @@ def test_youtube_list_that_does_not_fit_is_refused(youtube):
     save_palette(youtube / "Annotations/v2/00005.png", rectangles((4, 10, 10)))
     with pytest.raises(DatasetError, match=r"v2: .* lists objects 3"):
         dataset.sequence("v2")
+
+
+def test_undecided_pixels_are_background_in_youtube_vos_too(youtube):
+    """As scored with and without a rim of 255 about an object: the same object, the same figures."""
+    plain = evaluate(EvaluationRequest(root=youtube, baseline="first-mask", processes=1), Progress())
+    for file in (youtube / "Annotations").rglob("*.png"):
+        labels = np.array(Image.open(file))
+        labels[0, :] = 255
+        save_palette(file, labels)
+    found = evaluate(EvaluationRequest(root=youtube, baseline="first-mask", processes=1), Progress())
+    assert [(s.sequence, s.object_id) for s in found.scores] == [("v1", 1), ("v1", 2)]
+    assert found.mean == plain.mean
+
+
+def test_one_odd_sequence_ends_nothing_for_the_others(youtube, tmp_path):
+    save_palette(youtube / "Annotations/v2/00005.png", rectangles((4, 10, 10)))
+    progress = Progress()
+    request = EvaluationRequest(root=youtube, baseline="first-mask", out=tmp_path / "out", processes=1)
+    evaluation = evaluate(request, progress)
+    assert evaluation.left_out == ("v2",) and {s.sequence for s in evaluation.scores} == {"v1"}
+    assert any("left out: v2" in note for note in progress.notes)
+    with pytest.raises(DatasetError, match="v2"):
+        evaluate(EvaluationRequest(root=youtube, baseline="first-mask", sequences=("v2",), processes=1), progress)
+
+
+@pytest.mark.parametrize("resolution", ["480p", "Full-Resolution"])
+def test_davis_with_withheld_truth_gives_masks_to_hand_in(tmp_path, resolution):
+    root = tmp_path / "davis"
+    for t in range(4):
+        save_frame(root / f"JPEGImages/{resolution}/seq/{t:05d}.jpg", t)
+    save_palette(root / f"Annotations/{resolution}/seq/00000.png", two_objects(0))
+    write(root / "ImageSets/2017/test-dev.txt", "seq\n")
+    request = {"root": root, "baseline": "first-mask", "split": "test-dev", "processes": 1}
+    with pytest.raises(DatasetError, match="no truth"):
+        evaluate(EvaluationRequest(**request), Progress())
+    evaluation = evaluate(EvaluationRequest(**request, out=tmp_path / "out"), Progress())
+    assert evaluation.scores == () and evaluation.unscored == ("seq",)
+    assert sorted(f.name for f in (tmp_path / "out/seq").glob("*.png")) == [f"{t:05d}.png" for t in range(4)]
 
 
 def overlap(a, b):
