@@ -45,9 +45,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
-        if code:
-            sys.exit(code)
+        sys.exit(app(standalone_mode=False))
     except JointError as error:
         print_error(str(error))
         sys.exit(2)
