@@ -31,6 +31,20 @@ ONNX_GRAPHS = (
     "decoder",
 )
 """Graphs that a bundle for ONNX Runtime holds."""
+INPUTS = {
+    "backbone": {"crop"},
+    "transformer_query": {"x_tra"},
+    "memory_encode": {"z", "C", "D"},
+    "memory_add": {"z", "key", "C", "D", "z_new", "key_new", "C_new", "D_new"},
+    "memory_replace": {"z", "key", "C", "D", "z_new", "key_new", "C_new", "D_new", "z_old", "key_old"},
+    "memory_swap": {"z", "key", "C", "D", "z_new", "key_new", "C_new", "D_new", "C_old", "D_old"},
+    "memory_read": {"query", "key_cross", "E_tra"},
+    "label_encoder": {"mask"},
+    "few_shot_residual": {"z_ind", "E_ind_all", "W_all", "sample_weights", "omega"},
+    "few_shot_step": {"z_ind", "weights", "omega", "residual"},
+    "decoder": {"E_tra_star", "x_ind", "omega", "layer1", "layer2", "layer3", "layer4"},
+}
+"""What the graphs of a growing memory take, by which a record under another's name is told."""
 CROP_PORTS = ("crop", "mask", "logits")
 """Ports whose last two axes are a crop's height and width."""
 
@@ -163,11 +177,34 @@ def _check_graphs(folder: Path, manifest: Manifest) -> None:
     lacking = [name for name in ONNX_GRAPHS if name not in manifest.graphs]
     if manifest.backend == "onnx" and lacking:
         raise BundleError(f"{folder / MANIFEST} lists no graph {', '.join(lacking)}; {_mend(folder)}")
-    height, width = manifest.geometry.crop_size
+    for name, record in manifest.graphs.items():
+        inputs = {port.name for port in record.inputs}
+        if manifest.backend == "onnx" and inputs != INPUTS.get(name, inputs):
+            raise BundleError(
+                f"{folder / MANIFEST}: graph {name!r} takes {', '.join(sorted(inputs))}, expected "
+                f"{', '.join(sorted(INPUTS[name]))}: it is another graph's record; {_mend(folder)}"
+            )
+    _check_geometry(folder, manifest)
+
+
+def _check_geometry(folder: Path, manifest: Manifest) -> None:
+    """Hold every field of the geometry against the model and the graphs."""
+    geometry = manifest.geometry
+    for name in ("crop_size", "filter_size", "search_factor"):
+        stated, own = manifest.model.get(name), getattr(geometry, name)
+        if stated is not None and (tuple(stated) if isinstance(stated, list | tuple) else stated) != own:
+            raise BundleError(f"{folder / MANIFEST}: geometry's {name} is {own}, the model's {stated}; {_mend(folder)}")
+    height, width = geometry.crop_size
+    cells = (height // geometry.stride) * (width // geometry.stride)
     for name, record in manifest.graphs.items():
         for port in (*record.inputs, *record.outputs):
             if port.name in CROP_PORTS and port.shape[-2:] != (height, width):
                 raise BundleError(
                     f"{folder / MANIFEST}: {port.name!r} of graph {name!r} has shape {port.shape}, but crops are "
                     f"{height}x{width}; {_mend(folder)}"
+                )
+            if port.name in ("x_tra", "x_ind") and port.shape[1:2] != (cells,):
+                raise BundleError(
+                    f"{folder / MANIFEST}: {port.name!r} of graph {name!r} has shape {port.shape}, but crops of "
+                    f"{height}x{width} at a stride of {geometry.stride} have {cells}; {_mend(folder)}"
                 )

@@ -325,6 +325,8 @@ def _video_stream(container: Any, path: Path) -> Any:
     if not streams:
         found = "only other streams" if len(container.streams) else "no stream"
         raise VideoError(f"{path} holds no frame: expected a video stream, found {found}")
+    if streams[0].codec_context is None:
+        raise VideoError(f"{path} is coded in a way that this FFmpeg cannot decode: convert it, to H.264 in MP4 say")
     return streams[0]
 
 

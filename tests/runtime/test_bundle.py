@@ -96,6 +96,24 @@ def test_shapes_that_do_not_fit(copy):
     refused(copy, "has shape")
 
 
+def test_records_of_other_graphs(copy):
+    path = copy / "manifest.json"
+    values = json.loads(path.read_text())
+    graphs = values["graphs"]
+    graphs["memory_add"], graphs["memory_encode"] = graphs["memory_encode"], graphs["memory_add"]
+    path.write_text(json.dumps(values))
+    refused(copy, "'memory_add' takes C, D, z, expected .*another graph's record")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("stride", 8, "at a stride of 8"), ("filter_size", 5, "model's 3"), ("search_factor", 3.0, "5.0")],
+)
+def test_a_geometry_that_is_not_the_graphs(copy, field, value, said):
+    edit(copy, **{f"geometry__{field}": value})
+    refused(copy, said)
+
+
 def test_an_unknown_name():
     with pytest.raises(BundleError, match="no bundle called"):
         Bundle.open("no-such-bundle")
