@@ -1,0 +1,5 @@
+"""`python -m jointrt.cli`."""
+
+from . import main
+
+main()
