@@ -1,5 +1,7 @@
+import gc
 import os
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -197,3 +199,19 @@ def test_unreadable_image_is_named(tmp_path):
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:900])
     with pytest.raises(VideoError, match=r"1\.png cannot be read"):
         list(open_source(tmp_path).frames())
+
+
+def test_pictures_and_threads_go_as_they_are_read(tmp_path):
+    """Nothing waits until Python looks for cycles."""
+    source = open_source(write_video(tmp_path / "a.mp4", pictures(40), range(40), Fraction(1, 25), rate=25))
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/task").iterdir()))
+        for _ in source.frames():
+            alive = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+            threads = len(list(Path("/proc/self/task").iterdir())) - before
+            assert alive <= 3
+            assert threads <= 1
+    finally:
+        gc.enable()
