@@ -1,11 +1,16 @@
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes side by side: more threads of torch would wait for one another. It reads this as it is loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA = Path(__file__).parent / "data"
 

@@ -15,7 +15,7 @@ import numpy as np
 from ...runtime.backends import split_backend
 from ...runtime.bundle import Bundle
 from ...runtime.cpu.onnxruntime_engine import import_onnxruntime
-from ...runtime.cpu.openvino_engine import compile_model, import_openvino
+from ...runtime.cpu.openvino_engine import compile_model, shared_core
 
 _GRAPH = 7
 """Field number of `ModelProto.graph`."""
@@ -51,8 +51,7 @@ def load_trunk(bundle: Bundle, threads: int, backend: str) -> Callable[[], objec
 
 def load_request(model: bytes, shape: list[int], threads: int, precision: str) -> Any:
     """A request to OpenVINO of a model's bytes with one input of this shape, compiled as a bundle's engines are."""
-    openvino = import_openvino()
-    read = openvino.Core().read_model(io.BytesIO(model))
+    read = shared_core().read_model(io.BytesIO(model))
     read.reshape(shape)
     return compile_model(read, threads, precision, convolutions=True).create_infer_request()
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +47,41 @@ def import_openvino() -> Any:
             sys.modules.pop(_REPORTS, None)
 
 
+_LOADING = threading.Lock()
+
+
+def shared_core() -> Any:
+    """The process's one `openvino.Core`.
+
+    A core's CPU plugin replaces the alternate signal stack of the thread that loads it. When it goes, it unmaps its own
+    and puts back the one it found (OpenVINO's `sigstack_manager.cpp`). Once two cores went in the order in which they
+    came, or one went in another thread, the next signal is written over whatever lies at that address by then. So there
+    is one core, which stays, and the thread that loads it ends.
+
+    Raises:
+        DependencyError: OpenVINO is not installed.
+    """
+    with _LOADING:
+        return _load_core()
+
+
+@cache
+def _load_core() -> Any:
+    openvino = import_openvino()
+    with ThreadPoolExecutor(1) as thread:
+        core = thread.submit(openvino.Core).result()
+        # The plugin is loaded as it is asked for the first time.
+        thread.submit(core.get_property, "CPU", "FULL_DEVICE_NAME").result()
+    return core
+
+
 def computes_bf16() -> bool:
     """Whether this processor has products in bf16, which OpenVINO then uses.
 
     Raises:
         DependencyError: OpenVINO is not installed.
     """
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoEngine:
@@ -63,7 +94,7 @@ class OpenVinoEngine:
         if precision == "bf16" and not computes_bf16():
             raise DeviceError("this processor has no bf16 products, which OpenVINO would use: use --backend openvino")
         try:
-            model = self._openvino.Core().read_model(str(path))
+            model = shared_core().read_model(str(path))
             check_ports(_shapes(model.inputs), _shapes(model.outputs), path, record)
             model.reshape({port.name: _opened(port.shape, objects) for port in record.inputs})
             self._request = compile_model(model, threads, precision, convolutions).create_infer_request()
@@ -87,7 +118,7 @@ def compile_model(model: Any, threads: int, precision: str, convolutions: bool) 
         precision: of `HINTS`.
         convolutions: whether it is one of those, not of matrix products.
     """
-    return import_openvino().compile_model(
+    return shared_core().compile_model(
         model,
         "CPU",
         {

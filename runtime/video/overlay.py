@@ -10,7 +10,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from ...errors import OutputError
@@ -84,6 +84,7 @@ class OverlayVideo:
         self._pad = (size[0] % 2, size[1] % 2)
         self._start: Fraction | None = None
         self._last = -1
+        self._reformatter = VideoReformatter()
         self._container = _open_mp4(self._part, path)
         self._stream = self._container.add_stream(ENCODER, rate=rate, options=X264_OPTIONS)
         context = self._stream.codec_context
@@ -114,8 +115,12 @@ class OverlayVideo:
             image = np.asarray(
                 cv2.copyMakeBorder(image, 0, self._pad[0], 0, self._pad[1], cv2.BORDER_REPLICATE), np.uint8
             )
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        frame = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(image, format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,
         )
         # A muxer needs times that grow; damaged files repeat some.
         self._last = max(round((time - self._start) / self.time_base), self._last + 1)

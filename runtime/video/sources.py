@@ -15,6 +15,8 @@ from typing import IO, Any, Literal, Protocol
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -151,7 +153,7 @@ class VideoFile:
             if first is None:
                 raise VideoError(f"{path} holds no frame that can be decoded: it is empty, truncated or damaged")
             matrix = _orientation(first)
-            image = _upright(first, matrix)
+            image = _upright(first, matrix, VideoReformatter())
             self.size: tuple[int, int] = (image.shape[0], image.shape[1])
             turned = matrix[0, 0] == 0
             self.pixel_aspect = 1 / aspect if turned else aspect
@@ -179,7 +181,7 @@ class VideoFile:
         index, last = -1, None
         with _open_container(self.path) as container:
             stream = _video_stream(container, self.path)
-            decoding = _Decoding(container, stream)
+            decoding, reformatter = _Decoding(container, stream), VideoReformatter()
             for index, picture in enumerate(decoding.frames()):
                 if stop is not None and index >= stop:
                     return
@@ -187,7 +189,7 @@ class VideoFile:
                 last = time + duration
                 if index < start or (index - start) % every:
                     continue
-                image = _upright(picture, _orientation(picture))
+                image = _upright(picture, _orientation(picture), reformatter)
                 if image.shape[:2] != self.size:
                     raise VideoError(
                         f"{self.path}: frame {index} is {image.shape[1]}x{image.shape[0]}, those before were "
@@ -383,7 +385,8 @@ def _orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
 
     FFmpeg's `libavutil/display.h` gives the layout: nine int32, row by row.
     """
-    data: Any = picture.side_data.get("DISPLAYMATRIX")
+    # The picture's own `side_data` would refer back to it: pictures would wait for Python's search for cycles.
+    data: Any = SideDataContainer(picture).get("DISPLAYMATRIX")
     if data is None:
         return np.eye(2, dtype=np.int64)
     matrix = np.frombuffer(bytes(data), np.int32)[:9].reshape(3, 3)[:2, :2].astype(np.int64)
@@ -391,8 +394,9 @@ def _orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
     return np.sign(matrix) * (np.eye(2, dtype=np.int64) if upright else 1 - np.eye(2, dtype=np.int64))
 
 
-def _upright(picture: av.VideoFrame, matrix: NDArray[np.int64]) -> NDArray[np.uint8]:
-    image = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
+def _upright(picture: av.VideoFrame, matrix: NDArray[np.int64], reformatter: VideoReformatter) -> NDArray[np.uint8]:
+    # A picture's own method would start a pool of threads for it alone.
+    image = np.asarray(reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray(), np.uint8)
     if matrix[0, 0] or matrix[1, 1]:
         flip_x, flip_y = matrix[0, 0] < 0, matrix[1, 1] < 0
     else:

@@ -1,6 +1,8 @@
 """OpenVINO on the CPU, beside ONNX Runtime: what is chosen, what it computes, what is refused."""
 
+import ctypes
 import dataclasses
+import gc
 import importlib.util
 import os
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 from jointrt import Segmenter
 from jointrt.errors import DeviceError, SettingsError
 from jointrt.runtime.backends import choose
+from jointrt.runtime.cpu.loading import load_engine
 from jointrt.runtime.cpu.openvino_engine import computes_bf16
 
 if importlib.util.find_spec("openvino") is None:
@@ -118,3 +121,29 @@ def test_bf16_leaves_the_memory_near_what_its_frames_give(tiny_bundle, disc):
     kept = np.concatenate([f["C"].array[0] / f["D"].array[0] for f in frames])
     error = np.linalg.norm(kept - exact) / np.linalg.norm(exact)
     assert 1e-5 < error < 1e-2
+
+
+class SignalStack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2) on Linux."""
+
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+def signal_stack():
+    """Where the kernel writes this thread's next signal."""
+    found = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    return found.start, found.size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stack_t as on Linux")
+def test_engines_that_come_and_go_leave_signals_their_stack(tiny_bundle):
+    """OpenVINO's own leaves a thread with unmapped memory, over which the next Ctrl-C is written."""
+    before = signal_stack()
+    choice = choose(tiny_bundle, "openvino")
+    engines = [load_engine(tiny_bundle, choice, name, threads=1) for name in ("label_encoder", "memory_encode")]
+    assert signal_stack() == before
+    while engines:
+        engines.pop(0)
+    gc.collect()
+    assert signal_stack() == before

@@ -1,3 +1,4 @@
+import gc
 import os
 import struct
 from fractions import Fraction
@@ -303,3 +304,19 @@ def test_a_folder_s_fingerprint_follows_its_contents(tmp_path):
     data[-5] ^= 1
     (tmp_path / "1.bmp").write_bytes(data)
     assert open_source(tmp_path).fingerprint() != before
+
+
+def test_pictures_and_threads_go_as_they_are_read(tmp_path):
+    """Nothing waits until Python looks for cycles."""
+    source = open_source(write_video(tmp_path / "a.mp4", pictures(40), range(40), Fraction(1, 25), rate=25))
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/task").iterdir()))
+        for _ in source.frames():
+            alive = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+            threads = len(list(Path("/proc/self/task").iterdir())) - before
+            assert alive <= 3
+            assert threads <= 1
+    finally:
+        gc.enable()
