@@ -44,13 +44,28 @@ def export(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Export a model to a bundle of ONNX graphs; ends in a comparison with the PyTorch network."""
+    """Export a model to a bundle of ONNX graphs; ends in a comparison with the PyTorch network.
+
+    Weights for clicks have neither memory nor objects, and are not kept inside.
+    """
     from rich.console import Console
 
     from ..export.build.bundle import export_bundle, parse_crop
+    from ..export.build.clicks import export_click_bundle
+    from ..export.checkpoint.weights import is_for_clicks
     from ..export.parity.table import parity_table
 
     console = Console()
+    if is_for_clicks(weights):
+        side = None if crop is None else parse_crop(crop)
+        with console.status("loading the weights") as status:
+            clicks = export_click_bundle(
+                weights, out, crop=side, half_weights=half_weights, overwrite=overwrite, progress=status.update
+            )
+        assert clicks.manifest.parity is not None
+        console.print(parity_table(clicks.manifest.parity))
+        typer.echo(f"{clicks.folder}: {len(clicks.manifest.graphs)} graphs for clicks, opset {clicks.manifest.opset}")
+        return
     with console.status("loading the weights") as status:
         made = export_bundle(
             weights,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -24,6 +24,7 @@ from ...runtime.clicks import Box, Click, ClickSegmenter
 from ...runtime.clicks.prompts import box_of
 from ...runtime.clicks.simulated import next_click
 from .datasets import Sequence, choose_sequences, open_dataset
+from .evaluate import Display
 from .metrics import region_similarity
 
 MOST_CLICKS = 20
@@ -87,12 +88,12 @@ class Clicked:
         return self.curve[min(clicks, len(self.curve)) - 1]
 
 
-def evaluate_clicks(request: ClickEvaluationRequest, advance: Callable[[int], None]) -> list[Clicked]:
+def evaluate_clicks(request: ClickEvaluationRequest, display: Display) -> list[Clicked]:
     """Click on every object of every frame asked for.
 
     Args:
         request: what to click on.
-        advance: told of the number of frames in all, then called with 0 after each.
+        display: told of the progress.
 
     Raises:
         JointError: the data or the bundle cannot be used.
@@ -102,12 +103,12 @@ def evaluate_clicks(request: ClickEvaluationRequest, advance: Callable[[int], No
     dataset = open_dataset(request.root, "davis", split=request.split, single_object=request.single_object)
     sequences = choose_sequences(dataset, request.sequences)
     segmenter = ClickSegmenter.load(request.bundle, backend=request.backend, threads=request.threads)
-    advance(sum(len(sequence.required[:: request.every]) for sequence in sequences))
+    display.begin(sum(len(sequence.required[:: request.every]) for sequence in sequences), 0)
     results: list[Clicked] = []
     for sequence in sequences:
         for frame in sequence.images.frames(0, None, request.every):
             results += _clicked(sequence, frame.name, frame.image, segmenter, request.grabcut)
-            advance(0)
+            display.advance()
     if not results:
         raise DatasetError(f"{request.root} has no object in the frames chosen: choose others with --every")
     return results

@@ -111,13 +111,8 @@ def graph_parity(bundle: Bundle, net: JointNet, choice: Choice | None = None) ->
         values = graph_inputs(net, real_sample(net.config.crop_size))
         for kind in GRAPHS:
             if kind.name in bundle.manifest.graphs:
-<<<<<<< HEAD
                 engine = load_engine(bundle, choice, kind.name, available_cores(), len(OBJECTS))
-                yield _compare(engine, kind(net), values)
-=======
-                engine = backend.load(bundle, kind.name, available_cores(), len(OBJECTS))
                 yield compare_graph(engine, kind(net), values)
->>>>>>> c938266 (Masks from clicks: a network on the trunk of lite, its training, its bundle and its measure)
 
 
 def compare_graph(engine: Runnable, graph: Graph, values: dict[str, Tensor]) -> GraphParity:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from ..draw import Draw
 from ..frame_store import FrameStore
 from ..material import Film, Material, object_mask
 
+_COMPANY = 0.35
+"""How often another picture's object is painted into a crop."""
 LEAST_PIXELS = 60
 """Of an object in its picture."""
 _BOX, _GIVEN = 0.35, 0.15
@@ -90,6 +93,8 @@ class ClickSamples:
             return self.sample(draw)
         if draw.chance(0.5):
             crop, true = crop[:, ::-1], np.ascontiguousarray(true[:, ::-1])
+        if self.material.pictures and draw.chance(_COMPANY):
+            crop, true = self._with_company(crop, true, draw)
         coloured = _colour(torch.from_numpy(crop.transpose(2, 0, 1).copy()).float(), draw)
         planes, clicks = first_prompt(true, draw)
         return Sample(coloured.byte(), true, planes, clicks, 1 + draw.index(self.rounds))
@@ -99,7 +104,40 @@ class ClickSamples:
         if self._films and (not pictures or draw.chance(self.films)):
             parts = self._films[draw.index(len(self._films))]
             return self.frame(parts[draw.index(len(parts))], draw)
-        picture = pictures[draw.index(len(pictures))]
+        return self._picture(draw)
+
+    def _with_company(
+        self, crop: NDArray[np.uint8], true: NDArray[np.float32], draw: Draw
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The crop with another picture's object beside, over or behind its own, so that objects that touch are told
+        apart; half of the time the newcomer is the object.
+        """
+        image, mask = self._picture(draw)
+        box = box_of(mask)
+        if box is None:
+            return crop, true
+        left, top, right, bottom = (int(value) for value in box)
+        scale = draw.uniform(0.35, 0.9) * self.side / max(right - left, bottom - top)
+        size = max(round(scale * (right - left)), 8), max(round(scale * (bottom - top)), 8)
+        newcomer = cv2.resize(image[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
+        cover = cv2.resize(mask[top:bottom, left:right].astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        x, y = (round(draw.uniform(-0.3, 1.3) * self.side - length / 2) for length in size)
+        layer, alpha = np.zeros_like(crop), np.zeros_like(true)
+        rows, columns = _overlap(y, size[1], self.side), _overlap(x, size[0], self.side)
+        layer[rows[0], columns[0]] = newcomer[rows[1], columns[1]]
+        alpha[rows[0], columns[0]] = cover[rows[1], columns[1]]
+        if draw.chance(0.4):
+            alpha *= 1 - true
+        painted = (crop * (1 - alpha[..., None]) + layer * alpha[..., None]).astype(np.uint8)
+        rest = true * (1 - alpha)
+        other = alpha if draw.chance(0.5) else rest
+        enough = np.count_nonzero(other > 0.5) >= 0.01 * true.size
+        if enough:
+            return painted, other
+        return (painted, rest) if np.count_nonzero(rest > 0.5) >= 0.01 * true.size else (crop, true)
+
+    def _picture(self, draw: Draw) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        picture = self.material.pictures[draw.index(len(self.material.pictures))]
         mask = object_mask(self.store.labels(picture.mask), picture.label)
         return self.store.image(picture.image).permute(1, 2, 0).numpy(), mask.numpy()
 
@@ -110,6 +148,12 @@ class ClickSamples:
         ids = [int(label) for label in labels.unique() if label] if film.ids else []
         found = object_mask(labels, ids[draw.index(len(ids))] if ids else None)
         return self.store.image(image).permute(1, 2, 0).numpy(), found.numpy()
+
+
+def _overlap(start: int, length: int, side: int) -> tuple[slice, slice]:
+    """Where `length` pixels from `start` on lie within `side` pixels, and which of them."""
+    low, high = max(start, 0), max(min(start + length, side), max(start, 0))
+    return slice(low, high), slice(low - start, high - start)
 
 
 def drawn_window(box: Box, shape: tuple[int, ...], draw: Draw) -> Window:
