@@ -174,15 +174,20 @@ def verify(
     """Compare a bundle with the PyTorch network again, on this machine; exit code 1 when over a tolerance."""
     from rich.console import Console
 
+    from ..export.build.clicks import verify_click_bundle
     from ..export.checkpoint.network import bundle_network
     from ..export.parity.graphs import failures, measure
     from ..export.parity.table import parity_table
-    from ..runtime.bundle import Bundle
+    from ..runtime.bundle import Bundle, find_bundle, is_for_clicks
+    from ..runtime.clicks.bundle import ClickBundle
 
     console = Console()
-    opened = Bundle.open(bundle)
     with console.status("comparing with the PyTorch network"):
-        parity = measure(opened, bundle_network(opened, weights))
+        if is_for_clicks(find_bundle(bundle)):
+            parity = verify_click_bundle(ClickBundle.open(bundle), weights)
+        else:
+            opened = Bundle.open(bundle)
+            parity = measure(opened, bundle_network(opened, weights))
     console.print(parity_table(parity))
     failed = failures(parity)
     for line in failed:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...errors import BundleError, SettingsError
 from ...runtime.bundle import CLICK_FORMAT, sha256_of
 from ...runtime.clicks.bundle import ClickBundle, ClickManifest
+from ...runtime.manifest import Parity
 from ..checkpoint.weights import load_click_network
 from ..graphs.clicks import CLICK_GRAPHS
 from ..parity.clicks import measure_clicks, with_side
@@ -63,6 +64,7 @@ def export_click_bundle(
             model=net.config.to_dict(),
             crop=net.config.crop,
             weights=provenance,
+            half_weights=half_weights,
             graphs=graphs,  # type: ignore[arg-type]
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
             opset=OPSET,
@@ -77,3 +79,21 @@ def export_click_bundle(
             raise BundleError("the parity gate failed, no bundle was written: " + "; ".join(failed))
         write_manifest(folder, manifest.model_copy(update={"parity": parity}))
     return ClickBundle.open(out)
+
+
+def verify_click_bundle(bundle: ClickBundle, weights: Path | None) -> Parity:
+    """Compare a bundle with the PyTorch network again, on this machine.
+
+    Raises:
+        BundleError: the weights are not those that it was made from.
+    """
+    if weights is None:
+        raise BundleError(f"{bundle.folder} holds no weights: give those it was made from with --weights W.safetensors")
+    net, provenance = load_click_network(weights)
+    if provenance.sha256 != bundle.manifest.weights.sha256:
+        raise BundleError(
+            f"{weights} has sha256 {provenance.sha256[:12]}..., {bundle.folder} was made from "
+            f"{bundle.manifest.weights.sha256[:12]}...: give the weights it was made from with --weights"
+        )
+    net = rounded(net) if bundle.manifest.half_weights else net
+    return measure_clicks(bundle, with_side(net, bundle.manifest.crop))

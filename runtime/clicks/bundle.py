@@ -27,6 +27,7 @@ class ClickManifest(Record):
         model: the network's configuration.
         crop: side of the square crop in pixels.
         weights: what the graphs were made from.
+        half_weights: whether they were rounded to fp16 for that.
         graphs: `CLICK_GRAPHS`.
         files: sha256 of every file besides the manifest.
         opset: of the graphs.
@@ -39,6 +40,7 @@ class ClickManifest(Record):
     model: dict[str, Any]
     crop: int = Field(ge=64, le=2048, multiple_of=32)
     weights: Weights
+    half_weights: bool = False
     graphs: dict[Literal["features", "mask"], GraphRecord]
     files: dict[FileName, Sha256]
     opset: int

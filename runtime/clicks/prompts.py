@@ -140,8 +140,9 @@ def prompt_planes(
     if previous is not None:
         planes[2] = previous
     if box is not None:
-        x0, y0 = window.place(Click(box[0], box[1]), side)
-        x1, y1 = window.place(Click(box[2] - 1, box[3] - 1), side)
+        height, width = window.size
+        left, right = (max(round((x - window.left) * side / width), 0) for x in (box[0], box[2]))
+        top, bottom = (max(round((y - window.top) * side / height), 0) for y in (box[1], box[3]))
         planes[3] = 1
-        planes[3, max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)] = 0
+        planes[3, top:bottom, left:right] = 0
     return planes
