@@ -65,7 +65,7 @@ def export_click_bundle(
             crop=net.config.crop,
             weights=provenance,
             half_weights=half_weights,
-            graphs=graphs,  # type: ignore[arg-type]
+            graphs=graphs,
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
             opset=OPSET,
             tools=tool_versions(),

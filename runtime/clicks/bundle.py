@@ -41,7 +41,7 @@ class ClickManifest(Record):
     crop: int = Field(ge=64, le=2048, multiple_of=32)
     weights: Weights
     half_weights: bool = False
-    graphs: dict[Literal["features", "mask"], GraphRecord]
+    graphs: dict[str, GraphRecord]
     files: dict[FileName, Sha256]
     opset: int
     tools: dict[str, str]

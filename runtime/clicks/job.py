@@ -41,8 +41,8 @@ class Prompt:
         if box is None and not on:
             raise SettingsError("nothing shows the object: give --box x0,y0,x1,y1 or --click x,y")
         edges = None if box is None else _numbers(box, "--box", "x0,y0,x1,y1")
-        clicks = [Click(*_numbers(text, "--click", "x,y")) for text in on]
-        clicks += [Click(*_numbers(text, "--not", "x,y"), positive=False) for text in beside]
+        clicks = [_click(text, "--click", positive=True) for text in on]
+        clicks += [_click(text, "--not", positive=False) for text in beside]
         return cls(box=None if edges is None else (edges[0], edges[1], edges[2], edges[3]), clicks=tuple(clicks))
 
 
@@ -155,6 +155,11 @@ def read_frame(source: Path, frame: int) -> NDArray[np.uint8]:
     if found is None:
         raise SettingsError(f"frame is {frame}: {source} has no such frame")
     return found.image
+
+
+def _click(text: str, name: str, *, positive: bool) -> Click:
+    x, y = _numbers(text, name, "x,y")
+    return Click(x, y, positive)
 
 
 def _numbers(text: str, name: str, form: str) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,7 +65,7 @@ class Window:
         """The rectangle of a mask (H, W), 0..1, as a square (side, side)."""
         return self._resized(mask, side).astype(np.float32, copy=False)
 
-    def _resized(self, image: NDArray[np.generic], side: int) -> NDArray[np.generic]:
+    def _resized(self, image: Image | Mask, side: int) -> NDArray[Any]:
         part = image[self.top : self.bottom, self.left : self.right]
         shrinks = part.shape[0] > side or part.shape[1] > side
         return cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
