@@ -18,8 +18,10 @@ from ..draw import Draw
 from ..frame_store import FrameStore
 from ..material import Film, Material, object_mask
 
-_COMPANY = 0.35
+_COMPANY = 0.5
 """How often another picture's object is painted into a crop."""
+_PARTED = 0.35
+"""How often a picture is drawn from those whose objects are told apart, besides what chance gives them."""
 LEAST_PIXELS = 60
 """Of an object in its picture."""
 _BOX, _GIVEN = 0.35, 0.15
@@ -76,6 +78,7 @@ class ClickSamples:
         self.side = side
         self.films = films
         self.rounds = rounds
+        self._parted = tuple(picture for picture in material.pictures if picture.label is not None)
         names = dict.fromkeys(film.name for film in material.films)
         self._films = [[film for film in material.films if film.name == name] for name in names]
 
@@ -121,7 +124,13 @@ class ClickSamples:
         size = max(round(scale * (right - left)), 8), max(round(scale * (bottom - top)), 8)
         newcomer = cv2.resize(image[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
         cover = cv2.resize(mask[top:bottom, left:right].astype(np.float32), size, interpolation=cv2.INTER_AREA)
-        x, y = (round(draw.uniform(-0.3, 1.3) * self.side - length / 2) for length in size)
+        # Mostly where it touches the object.
+        place = box_of(true > 0.5) if draw.chance(0.7) else (0.0, 0.0, float(self.side), float(self.side))
+        assert place is not None
+        x, y = (
+            round(place[axis] + draw.uniform(-0.2, 1.2) * (place[axis + 2] - place[axis]) - size[axis] / 2)
+            for axis in (0, 1)
+        )
         layer, alpha = np.zeros_like(crop), np.zeros_like(true)
         rows, columns = _overlap(y, size[1], self.side), _overlap(x, size[0], self.side)
         layer[rows[0], columns[0]] = newcomer[rows[1], columns[1]]
@@ -137,7 +146,8 @@ class ClickSamples:
         return (painted, rest) if np.count_nonzero(rest > 0.5) >= 0.01 * true.size else (crop, true)
 
     def _picture(self, draw: Draw) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        picture = self.material.pictures[draw.index(len(self.material.pictures))]
+        pictures = self._parted if self._parted and draw.chance(_PARTED) else self.material.pictures
+        picture = pictures[draw.index(len(pictures))]
         mask = object_mask(self.store.labels(picture.mask), picture.label)
         return self.store.image(picture.image).permute(1, 2, 0).numpy(), mask.numpy()
 
