@@ -18,6 +18,8 @@ from ..draw import Draw
 from ..frame_store import FrameStore
 from ..material import Film, Material, object_mask
 
+_BOTH = 0.4
+"""How often, with other objects beside and no box, the last mask is of all of them."""
 _COMPANY = 0.5
 """How often another picture's object is painted into a crop."""
 _PARTED = 0.35
@@ -85,7 +87,7 @@ class ClickSamples:
     def sample(self, draw: Draw) -> Sample:
         """A crop and its first prompt."""
         while True:
-            image, mask = self._choose(draw)
+            image, mask, others = self._choose(draw)
             box = box_of(mask)
             if box is not None and np.count_nonzero(mask) >= LEAST_PIXELS:
                 break
@@ -94,31 +96,34 @@ class ClickSamples:
         true = window.cut_mask(mask.astype(np.float32), self.side)
         if not (true > 0.5).any():
             return self.sample(draw)
+        beside = window.cut_mask(others.astype(np.float32), self.side)
         if draw.chance(0.5):
-            crop, true = crop[:, ::-1], np.ascontiguousarray(true[:, ::-1])
+            crop, true, beside = (np.ascontiguousarray(plane[:, ::-1]) for plane in (crop, true, beside))
         if self.material.pictures and draw.chance(_COMPANY):
-            crop, true = self._with_company(crop, true, draw)
+            crop, true, beside = self._with_company(crop, true, beside, draw)
         coloured = _colour(torch.from_numpy(crop.transpose(2, 0, 1).copy()).float(), draw)
-        planes, clicks = first_prompt(true, draw)
+        planes, clicks = first_prompt(true, beside > 0.5, draw)
         return Sample(coloured.byte(), true, planes, clicks, 1 + draw.index(self.rounds))
 
-    def _choose(self, draw: Draw) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def _choose(self, draw: Draw) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
+        """A picture (H, W, 3), its object and its other objects (H, W)."""
         pictures = self.material.pictures
         if self._films and (not pictures or draw.chance(self.films)):
             parts = self._films[draw.index(len(self._films))]
-            return self.frame(parts[draw.index(len(parts))], draw)
+            image, mask = self.frame(parts[draw.index(len(parts))], draw)
+            return image, mask, np.zeros_like(mask)
         return self._picture(draw)
 
     def _with_company(
-        self, crop: NDArray[np.uint8], true: NDArray[np.float32], draw: Draw
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        self, crop: NDArray[np.uint8], true: NDArray[np.float32], beside: NDArray[np.float32], draw: Draw
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
         """The crop with another picture's object beside, over or behind its own, so that objects that touch are told
-        apart; half of the time the newcomer is the object.
+        apart; half of the time the newcomer is the object. Its object and its other objects are (S, S).
         """
-        image, mask = self._picture(draw)
+        image, mask, _ = self._picture(draw)
         box = box_of(mask)
         if box is None:
-            return crop, true
+            return crop, true, beside
         left, top, right, bottom = (int(value) for value in box)
         scale = draw.uniform(0.35, 0.9) * self.side / max(right - left, bottom - top)
         size = max(round(scale * (right - left)), 8), max(round(scale * (bottom - top)), 8)
@@ -138,18 +143,20 @@ class ClickSamples:
         if draw.chance(0.4):
             alpha *= 1 - true
         painted = (crop * (1 - alpha[..., None]) + layer * alpha[..., None]).astype(np.uint8)
-        rest = true * (1 - alpha)
-        other = alpha if draw.chance(0.5) else rest
-        enough = np.count_nonzero(other > 0.5) >= 0.01 * true.size
-        if enough:
-            return painted, other
-        return (painted, rest) if np.count_nonzero(rest > 0.5) >= 0.01 * true.size else (crop, true)
+        rest, behind = true * (1 - alpha), beside * (1 - alpha)
+        pairs = ((alpha, rest), (rest, alpha)) if draw.chance(0.5) else ((rest, alpha), (alpha, rest))
+        for chosen, other in pairs:
+            if np.count_nonzero(chosen > 0.5) >= 0.01 * true.size:
+                return painted, chosen, np.maximum(other, behind)
+        return crop, true, beside
 
-    def _picture(self, draw: Draw) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def _picture(self, draw: Draw) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
         pictures = self._parted if self._parted and draw.chance(_PARTED) else self.material.pictures
         picture = pictures[draw.index(len(pictures))]
-        mask = object_mask(self.store.labels(picture.mask), picture.label)
-        return self.store.image(picture.image).permute(1, 2, 0).numpy(), mask.numpy()
+        labels = self.store.labels(picture.mask)
+        mask = object_mask(labels, picture.label).numpy()
+        others = (labels > 0).numpy() & ~mask if picture.label is not None else np.zeros_like(mask)
+        return self.store.image(picture.image).permute(1, 2, 0).numpy(), mask, others
 
     def frame(self, film: Film, draw: Draw) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """One of a film's frames (H, W, 3) and one of its objects (H, W), which may be empty."""
@@ -178,19 +185,28 @@ def drawn_window(box: Box, shape: tuple[int, ...], draw: Draw) -> Window:
     return window_about((box[0] + dx - wide, box[1] + dy - high, box[2] + dx + wide, box[3] + dy + high), size, margin)
 
 
-def first_prompt(true: NDArray[np.float32], draw: Draw) -> tuple[NDArray[np.float32], list[Click]]:
-    """A box, or a click, or a mask that is partly wrong and a click that mends it: planes (4, S, S), clicks."""
+def first_prompt(
+    true: NDArray[np.float32], beside: NDArray[np.bool_], draw: Draw
+) -> tuple[NDArray[np.float32], list[Click]]:
+    """A box; or a click; or a mask that is partly wrong and a click that mends it; or one that took in the objects
+    beside, with the click that it came from and one that takes them out: planes (4, S, S), clicks.
+    """
     side, region = len(true), true > 0.5
-    frame = whole((side, side))
+    frame, nothing = whole((side, side)), np.zeros((side, side), np.float32)
     choice = draw.uniform(0, 1)
     if choice < _BOX:
         box = box_of(region)
         assert box is not None
         return prompt_planes(frame, side, (), _loose(box, draw), None), []
-    previous = _spoilt(region, draw) if choice < _BOX + _GIVEN else np.zeros((side, side), np.float32)
-    click = drawn_click(region, previous > 0.5, (), draw)
-    clicks = [] if click is None else [click]
-    return prompt_planes(frame, side, clicks, None, previous), clicks
+    if np.count_nonzero(beside) > 0.01 * true.size and draw.chance(_BOTH):
+        previous = (region | beside).astype(np.float32)
+        clicks = [drawn_click(region, nothing > 0.5, (), draw)]
+    else:
+        previous = _spoilt(region, draw) if choice < _BOX + _GIVEN else nothing
+        clicks = []
+    clicks.append(drawn_click(region, previous > 0.5, (), draw))
+    made = [click for click in clicks if click is not None]
+    return prompt_planes(frame, side, made, None, previous), made
 
 
 def drawn_click(true: NDArray[np.bool_], found: NDArray[np.bool_], clicks: Sequence[Click], draw: Draw) -> Click | None:
