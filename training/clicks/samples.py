@@ -98,7 +98,7 @@ class ClickSamples:
             return self.sample(draw)
         beside = window.cut_mask(others.astype(np.float32), self.side)
         if draw.chance(0.5):
-            crop, true, beside = (np.ascontiguousarray(plane[:, ::-1]) for plane in (crop, true, beside))
+            crop, true, beside = crop[:, ::-1], np.ascontiguousarray(true[:, ::-1]), beside[:, ::-1]
         if self.material.pictures and draw.chance(_COMPANY):
             crop, true, beside = self._with_company(crop, true, beside, draw)
         coloured = _colour(torch.from_numpy(crop.transpose(2, 0, 1).copy()).float(), draw)
