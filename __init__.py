@@ -21,6 +21,7 @@ from .errors import (
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from .runtime.clicks import Click, ClickSegmenter
     from .runtime.device.follower import BatchSegmenter
     from .runtime.segmenter import Segmenter
 
@@ -29,6 +30,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchSegmenter",
     "BundleError",
+    "Click",
+    "ClickSegmenter",
     "DatasetError",
     "DependencyError",
     "DeviceError",
@@ -43,7 +46,12 @@ __all__ = [
 ]
 
 
-_LAZY = {"Segmenter": ".runtime.segmenter", "BatchSegmenter": ".runtime.device.follower"}
+_LAZY = {
+    "BatchSegmenter": ".runtime.device.follower",
+    "Click": ".runtime.clicks",
+    "ClickSegmenter": ".runtime.clicks",
+    "Segmenter": ".runtime.segmenter",
+}
 """Imported when they are asked for: the command line's help needs none of their libraries."""
 
 

@@ -3,6 +3,7 @@
 # In the order in which the help shows them.
 # isort: off
 from . import segment
+from . import clicks
 from . import accuracy
 from . import speed
 from . import bundles
@@ -11,4 +12,4 @@ from . import machine
 from .app import app, main
 # isort: on
 
-__all__ = ["accuracy", "app", "bundles", "machine", "main", "segment", "speed", "training"]
+__all__ = ["accuracy", "app", "bundles", "clicks", "machine", "main", "segment", "speed", "training"]

@@ -44,13 +44,28 @@ def export(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Export a model to a bundle of ONNX graphs; ends in a comparison with the PyTorch network."""
+    """Export a model to a bundle of ONNX graphs; ends in a comparison with the PyTorch network.
+
+    Weights for clicks have neither memory nor objects, and are not kept inside.
+    """
     from rich.console import Console
 
     from ..export.build.bundle import export_bundle, parse_crop
+    from ..export.build.clicks import export_click_bundle
+    from ..export.checkpoint.weights import is_for_clicks
     from ..export.parity.table import parity_table
 
     console = Console()
+    if is_for_clicks(weights):
+        side = None if crop is None else parse_crop(crop)
+        with console.status("loading the weights") as status:
+            clicks = export_click_bundle(
+                weights, out, crop=side, half_weights=half_weights, overwrite=overwrite, progress=status.update
+            )
+        assert clicks.manifest.parity is not None
+        console.print(parity_table(clicks.manifest.parity))
+        typer.echo(f"{clicks.folder}: {len(clicks.manifest.graphs)} graphs for clicks, opset {clicks.manifest.opset}")
+        return
     with console.status("loading the weights") as status:
         made = export_bundle(
             weights,
@@ -159,15 +174,20 @@ def verify(
     """Compare a bundle with the PyTorch network again, on this machine; exit code 1 when over a tolerance."""
     from rich.console import Console
 
+    from ..export.build.clicks import verify_click_bundle
     from ..export.checkpoint.network import bundle_network
     from ..export.parity.graphs import failures, measure
     from ..export.parity.table import parity_table
-    from ..runtime.bundle import Bundle
+    from ..runtime.bundle import Bundle, find_bundle, is_for_clicks
+    from ..runtime.clicks.bundle import ClickBundle
 
     console = Console()
-    opened = Bundle.open(bundle)
     with console.status("comparing with the PyTorch network"):
-        parity = measure(opened, bundle_network(opened, weights))
+        if is_for_clicks(find_bundle(bundle)):
+            parity = verify_click_bundle(ClickBundle.open(bundle), weights)
+        else:
+            opened = Bundle.open(bundle)
+            parity = measure(opened, bundle_network(opened, weights))
     console.print(parity_table(parity))
     failed = failures(parity)
     for line in failed:

@@ -22,4 +22,11 @@ Backend = Annotated[
         "little; on a GPU tensorrt, torch, torch:fp32 or onnxruntime.",
     ),
 ]
+BoxText = Annotated[
+    str | None, typer.Option("--box", help="A box about the whole object, in pixels.", metavar="x0,y0,x1,y1")
+]
+On = Annotated[list[str] | None, typer.Option("--click", help="A place on the object; may be repeated.", metavar="x,y")]
+Beside = Annotated[
+    list[str] | None, typer.Option("--not", help="A place beside the object; may be repeated.", metavar="x,y")
+]
 Weights = Annotated[Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")]

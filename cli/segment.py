@@ -10,20 +10,25 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Backend, Branches, Device, Interval, Memory, ScoreResize
+from .options import Backend, Beside, BoxText, Branches, Device, Interval, Memory, On, ScoreResize
 
 
 @app.command()
 def run(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A video file, or a folder of images in natural order.")],
     mask: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--mask",
             help="The objects in the first frame: a palette, grey or black-and-white PNG; or a folder of PNGs named "
             "like frames, in which later ones add objects.",
+            show_default="made from --box and --click",
         ),
-    ],
+    ] = None,
+    box: BoxText = None,
+    on: On = None,
+    beside: Beside = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the results.", show_default="out/NAME")
     ] = None,
@@ -65,12 +70,23 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overlay: Annotated[bool, typer.Option(help="Write OUT/overlay.mp4.")] = True,
 ) -> None:
-    """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them."""
-    from ..errors import VideoError
+    """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them.
+
+    The objects come from --mask; or one of them is shown by --box, --click and --not in the first frame.
+    """
+    from ..errors import SettingsError, VideoError
     from ..runtime.backends import default_bundle
     from ..runtime.job.console import RunDisplay, summary
     from ..runtime.job.run import Request, segment_video
 
+    shown = bool(box or on or beside)
+    if shown == (mask is not None):
+        found = "both --mask and clicks or a box" if shown else "neither"
+        raise SettingsError(f"{found}: expected --mask, or --box and --click for an object in the first frame")
+    if mask is None:
+        from ..runtime.clicks.job import Prompt, first_mask
+
+        mask = context.with_resource(first_mask(source, start, Prompt.read(box, on or (), beside or ()), threads))
     request = Request(
         source=source,
         mask=mask,

@@ -12,9 +12,17 @@ from .app import app
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Option(metavar="lite|paper-stage1|paper-stage2", help="Network and schedule.")],
     data: Annotated[list[Path], typer.Option(help="A folder of films or pictures with masks; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoint, weights and log.")],
+    task: Annotated[str, typer.Option(metavar="video|clicks", help="What the network is for.")] = "video",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="lite|paper-stage1|paper-stage2|clicks|clicks-stage2",
+            help="Network and schedule.",
+            show_default="clicks for that task",
+        ),
+    ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Weights file to start from.", show_default="lite: ImageNet's trunk")
     ] = None,
@@ -39,6 +47,36 @@ def train(
     ] = None,
 ) -> None:
     """Train a network; OUT holds a whole checkpoint, weights for `export`, log.csv, curve.png and tensorboard/."""
+    from ..errors import SettingsError
+
+    if task == "clicks":
+        from ..training.clicks.command import ClickRequest, train_clicks
+
+        unused = {"--accumulate": accumulate, "--label-heads": label_heads, "--cosine": cosine}
+        given = [name for name, value in unused.items() if value is not None] + ["--devices"] * (devices != 1)
+        if given:
+            raise SettingsError(f"{', '.join(given)} says nothing to --task clicks: leave it out")
+        outcome = train_clicks(
+            ClickRequest(
+                preset=preset or "clicks",
+                data=tuple(data),
+                out=out,
+                init=init,
+                resume=resume,
+                minutes=minutes,
+                device=device,
+                precision=precision,
+                steps=steps,
+                batch=batch,
+                rate=rate,
+            )
+        )
+        typer.echo(f"{outcome.step} of {outcome.steps} steps: {outcome.weights}")
+        return
+    if task != "video" or preset is None:
+        raise SettingsError(
+            f"task is {task!r}: expected video or clicks" if task != "video" else "give --preset for this task"
+        )
     from ..training.command import TrainRequest
     from ..training.command import train as run_training
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import ValidationError
 
 from ..errors import BundleError
-from .manifest import FORMAT_VERSION, Manifest
+from .manifest import FORMAT_VERSION, GraphRecord, Manifest
 
 MANIFEST = "manifest.json"
+CLICK_FORMAT: Final = "jointrt-clicks"
+"""What the manifest of a bundle for clicks says that it is; `manifest.Manifest` is a tracker's."""
 ENGINES = Path(__file__).resolve().parent.parent / "engines"
 """Where bundles that are named rather than given by path lie."""
 WEIGHTS = "weights.safetensors"
@@ -56,8 +59,17 @@ def sha256_of(path: Path) -> str:
 
 
 def installed_bundles() -> list[Path]:
-    """Folders of the bundles that can be named."""
-    return sorted(path.parent for path in ENGINES.glob(f"*/{MANIFEST}"))
+    """Folders of the bundles that can be named and that track."""
+    return sorted(path.parent for path in ENGINES.glob(f"*/{MANIFEST}") if not is_for_clicks(path.parent))
+
+
+def is_for_clicks(folder: Path) -> bool:
+    """Whether a bundle's folder is one for clicks (see `clicks.bundle`); False where that cannot be told."""
+    try:
+        values: Any = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("format") == CLICK_FORMAT
 
 
 def find_bundle(bundle: str | Path) -> Path:
@@ -100,7 +112,7 @@ class Bundle:
         """
         folder = find_bundle(bundle)
         manifest = _read_manifest(folder)
-        _check_files(folder, manifest)
+        check_files(folder, manifest.graphs, manifest.files)
         _check_graphs(folder, manifest)
         return cls(folder, manifest)
 
@@ -127,6 +139,11 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path} is not JSON ({error}): expected a bundle's manifest; {_mend(folder)}") from None
     if not isinstance(values, dict):
         raise BundleError(f"{path} holds a JSON {type(values).__name__}, expected an object; {_mend(folder)}")
+    if values.get("format") == CLICK_FORMAT:
+        raise BundleError(
+            f"{folder} is a bundle for clicks, which follows nothing: give one that tracks, such as lite, or use it "
+            "with `jointrt mask`"
+        )
     version = values.get("version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise BundleError(
@@ -142,27 +159,37 @@ def _read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _check_files(folder: Path, manifest: Manifest) -> None:
+def check_files(folder: Path, graphs: Mapping[str, GraphRecord], files: Mapping[str, str]) -> None:
+    """See that a bundle's folder holds the files that its manifest lists, unchanged, and no others.
+
+    Args:
+        folder: of the bundle.
+        graphs: by name.
+        files: sha256 by name.
+
+    Raises:
+        BundleError: naming the file and the command that mends it.
+    """
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     # What Python, version control and readers leave beside the data is not part of it.
     extra = sorted(
         name
-        for name in present - set(manifest.files)
+        for name in present - set(files)
         if not name.startswith((".", "__")) and not name.endswith((".md", ".png", ".csv"))
     )
-    missing = sorted(set(manifest.files) - present)
+    missing = sorted(set(files) - present)
     if missing:
         raise BundleError(f"{folder} lacks {', '.join(missing)}, which its manifest lists; {_mend(folder)}")
     if extra:
         raise BundleError(
             f"{folder} holds {', '.join(extra)}, which its manifest does not list: remove the file, or {_mend(folder)}"
         )
-    for graph, record in manifest.graphs.items():
-        if record.file not in manifest.files:
+    for graph, record in graphs.items():
+        if record.file not in files:
             raise BundleError(
                 f"{folder / MANIFEST}: graph {graph!r} names {record.file}, which is not listed; {_mend(folder)}"
             )
-    for name, expected in manifest.files.items():
+    for name, expected in files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise BundleError(f"{path} is not a plain file; {_mend(folder)}")

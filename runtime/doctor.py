@@ -19,7 +19,8 @@ from rich.table import Table
 
 from ..errors import DependencyError, JointError
 from .backends import BACKENDS
-from .bundle import Bundle, installed_bundles
+from .bundle import ENGINES, MANIFEST, Bundle, installed_bundles, is_for_clicks
+from .clicks import ClickSegmenter
 from .cpu.onnxruntime_engine import import_onnxruntime
 from .cpu.openvino_engine import computes_bf16
 from .device.cuda_driver import query_cuda_driver
@@ -81,7 +82,9 @@ class Report:
 
 def examine() -> Report:
     """Look at everything. Bundles are loaded, tiny sessions are run; torch is imported where there is a GPU."""
-    return Report((*_versions(), *_devices(), *_providers(), *_backends(), *_tensorrt(), *_bundles()))
+    return Report(
+        (*_versions(), *_devices(), *_providers(), *_backends(), *_tensorrt(), *_bundles(), *_click_bundles())
+    )
 
 
 def print_report(report: Report) -> None:
@@ -208,6 +211,24 @@ def _tensorrt() -> Iterator[Finding]:
             yield Finding("TensorRT", backend, reason, None)
             continue
         yield Finding("TensorRT", backend, f"{library.version}, fits the driver and {device.name}", True)
+
+
+def _click_bundles() -> Iterator[Finding]:
+    for path in sorted(ENGINES.glob(f"*/{MANIFEST}")):
+        folder = path.parent
+        if not is_for_clicks(folder):
+            continue
+        try:
+            began = time.perf_counter()
+            manifest = ClickSegmenter.load(folder).bundle.manifest
+            seconds = time.perf_counter() - began
+        except JointError as error:
+            # Nobody needs clicks where only a GPU's libraries are installed.
+            yield Finding("bundles", folder.name, str(error), None if isinstance(error, DependencyError) else False)
+            continue
+        size = sum((folder / name).stat().st_size for name in manifest.files) / 1e6
+        said = f"for clicks, crop {manifest.crop}x{manifest.crop}, {size:.0f} MB, loaded in {seconds:.1f} s"
+        yield Finding("bundles", folder.name, said, True)
 
 
 def _bundles() -> Iterator[Finding]:

@@ -12,6 +12,8 @@ ALLOWED = {
     "files": {"errors"},
     "model": set(),
     "training": {"errors", "files", "model"},
+    # Crops are cut, and clicked on, by what does so at run time.
+    "training.clicks": {"errors", "files", "model", "training", "runtime.clicks"},
     "runtime": {"errors", "files", "runtime.*"},
     "export": set(),
     "runtime.tracking": RUNTIME,
@@ -22,6 +24,7 @@ ALLOWED = {
     | {"runtime.cpu", "runtime.device", "export.graphs", "export.checkpoint", "model"},
     "runtime.host_driven": RUNTIME | {"runtime.tracking", "runtime.device", "runtime.device.engines"},
     "runtime.video": {"errors", "files"},
+    "runtime.clicks": RUNTIME | {"runtime.tracking", "runtime.cpu", "runtime.video"},
     "runtime.job": RUNTIME | {"runtime.tracking", "runtime.video"},
     "export.checkpoint": RUNTIME | {"model"},
     "export.graphs": RUNTIME | {"model", "runtime.device.engines"},

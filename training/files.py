@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import WeightsError
+from ..model.clicks import ClickNet
 from ..model.network import JointNet
 
 WEIGHTS_FORMAT = "jointrt-weights/1"
@@ -27,7 +28,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     aside.replace(path)
 
 
-def save_weights(path: Path, net: JointNet, source: str) -> None:
+def save_weights(path: Path, net: JointNet | ClickNet, source: str) -> None:
     """A weights file that `jointrt export` reads."""
     tensors = {
         name: tensor.detach().cpu().contiguous()

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ...errors import BundleError, OutputError, SettingsError
 from ...runtime.bundle import MANIFEST, WEIGHTS, Bundle, sha256_of
-from ...runtime.manifest import FORMAT_VERSION, Defaults, Manifest
+from ...runtime.manifest import FORMAT_VERSION, Defaults, Manifest, Record
 from ..checkpoint.network import with_crop
 from ..checkpoint.weights import load_network, save_half
 from ..graphs.grown_memory import GRAPHS
@@ -167,7 +167,7 @@ def export_bundle(
     return Bundle.open(out)
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Record) -> None:
     """`manifest.json`, readable."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -17,13 +18,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from ...model.network import JointNet
+Net = TypeVar("Net", bound=nn.Module)
 
 _MIN_ELEMENTS = 256
 
 
 @torch.no_grad()
-def rounded(net: JointNet) -> JointNet:
+def rounded(net: Net) -> Net:
     """A copy with normalisations folded and every weight rounded to fp16 (lambda excepted)."""
     net = copy.deepcopy(net)
     for module in net.modules():

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from ...errors import WeightsError
+from ...model.clicks import TASK, ClickConfig, ClickNet
 from ...model.config import ModelConfig
 from ...model.network import JointNet
 from ...runtime.bundle import sha256_of
 from ...runtime.manifest import Weights
 
 FORMAT = "jointrt-weights/1"
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def load_network(path: Path) -> tuple[JointNet, Weights]:
@@ -25,6 +29,49 @@ def load_network(path: Path) -> tuple[JointNet, Weights]:
     Raises:
         WeightsError: the file is missing, truncated or foreign, or its tensors do not fit its configuration.
     """
+    return _load(path, lambda values: JointNet(ModelConfig.from_dict(values)))
+
+
+def load_click_network(path: Path) -> tuple[ClickNet, Weights]:
+    """The same of a click network's weights file.
+
+    Raises:
+        WeightsError: see `load_network`.
+    """
+    return _load(path, lambda values: ClickNet(ClickConfig.from_dict(values)))
+
+
+def is_for_clicks(path: Path) -> bool:
+    """Whether a weights file is a click network's.
+
+    Raises:
+        WeightsError: the file is missing, truncated or foreign.
+    """
+    metadata, _ = _read(path)
+    try:
+        return json.loads(metadata["config"]).get("task") == TASK
+    except (ValueError, AttributeError):
+        return False
+
+
+def _load(path: Path, make: Callable[[dict[str, Any]], Net]) -> tuple[Net, Weights]:
+    metadata, tensors = _read(path)
+    try:
+        net = make(json.loads(metadata["config"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path} has a configuration that this version does not know: {error}") from None
+    check_tensors({name: tuple(t.shape) for name, t in tensors.items()}, expected_shapes(net), str(path))
+    net.load_state_dict(tensors, strict=False)
+    weights = Weights(
+        sha256=sha256_of(path),
+        source=metadata.get("source_name", path.name),
+        source_sha256=metadata.get("source_sha256", ""),
+    )
+    return net.eval(), weights
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """A weights file's metadata and tensors."""
     if not path.is_file():
         raise WeightsError(f"no such weights file: {path}; make one with `jointrt import-checkpoint SRC {path.name}`")
     try:
@@ -41,19 +88,7 @@ def load_network(path: Path) -> tuple[JointNet, Weights]:
             f"{path} is a safetensors file without jointrt's metadata: expected one made by "
             "`jointrt import-checkpoint` or `jointrt train`"
         )
-    try:
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        net = JointNet(config)
-    except (ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path} has a configuration that this version does not know: {error}") from None
-    check_tensors({name: tuple(t.shape) for name, t in tensors.items()}, expected_shapes(net), str(path))
-    net.load_state_dict(tensors, strict=False)
-    weights = Weights(
-        sha256=sha256_of(path),
-        source=metadata.get("source_name", path.name),
-        source_sha256=metadata.get("source_sha256", ""),
-    )
-    return net.eval(), weights
+    return metadata, tensors
 
 
 def save_half(net: JointNet, path: Path, origin: Weights) -> Weights:
@@ -72,7 +107,7 @@ def save_half(net: JointNet, path: Path, origin: Weights) -> Weights:
     return Weights(sha256=sha256_of(path), source=origin.source, source_sha256=origin.sha256)
 
 
-def expected_shapes(net: JointNet) -> dict[str, tuple[int, ...]]:
+def expected_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of a weights file; batch counters, which inference ignores, left out."""
     return {
         name: tuple(tensor.shape)

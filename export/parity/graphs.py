@@ -112,10 +112,11 @@ def graph_parity(bundle: Bundle, net: JointNet, choice: Choice | None = None) ->
         for kind in GRAPHS:
             if kind.name in bundle.manifest.graphs:
                 engine = load_engine(bundle, choice, kind.name, available_cores(), len(OBJECTS))
-                yield _compare(engine, kind(net), values)
+                yield compare_graph(engine, kind(net), values)
 
 
-def _compare(engine: Runnable, graph: Graph, values: dict[str, Tensor]) -> GraphParity:
+def compare_graph(engine: Runnable, graph: Graph, values: dict[str, Tensor]) -> GraphParity:
+    """A graph as an engine runs it against its module, on inputs by name."""
     inputs = [values[port.name] for port in graph.inputs()]
     expected = graph(*inputs)
     expected = expected if isinstance(expected, tuple) else (expected,)

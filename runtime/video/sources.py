@@ -475,17 +475,26 @@ class ImageFolder:
         """See `Source.frames`."""
         for index in range(start, len(self.files) if stop is None else min(stop, len(self.files)), every):
             file = self.files[index]
-            try:
-                with Image.open(file) as opened:
-                    image = _rgb(ImageOps.exif_transpose(opened), file)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise VideoError(f"{file} cannot be read as an image: {error}") from None
+            image = read_image(file)
             if image.shape[:2] != self.size:
                 raise VideoError(
                     f"{file} is {image.shape[1]}x{image.shape[0]} when turned by its EXIF data, the others are "
                     f"{self.size[1]}x{self.size[0]}: expected images of one size"
                 )
             yield Frame(index, file.stem, image, index * self.time_base, self.time_base)
+
+
+def read_image(file: Path) -> NDArray[np.uint8]:
+    """An image, (H, W, 3) uint8 RGB; EXIF rotation is applied.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    try:
+        with Image.open(file) as opened:
+            return _rgb(ImageOps.exif_transpose(opened), file)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VideoError(f"{file} cannot be read as an image: {error}") from None
 
 
 def _rgb(image: Image.Image, file: Path) -> NDArray[np.uint8]:
