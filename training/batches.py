@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -44,6 +47,7 @@ class BatchMaker:
         self.store = store
         self.settings = settings
         self.size = size
+        self._shares = film_shares(material.films, settings)
         self.photos = PhotoClips(material.pictures, store, settings.model.crop_size, settings.frames)
 
     def batch(self, *seed: int) -> Batch:
@@ -74,19 +78,33 @@ class BatchMaker:
         raise DatasetError(f"{_ATTEMPTS} mini-sequences in a row showed no object: check the masks")
 
     def _from_film(self, draw: Draw) -> Clip | None:
-        settings = self.settings
-        film = self.films[draw.index(len(self.films))]
-        return film_clip(film, self.store, settings.model, settings.frames, settings.segment, draw)
+        film = self.films[bisect(self._shares, draw.uniform(0, 1)) if len(self.films) > 1 else 0]
+        return film_clip(film, self.store, self.settings, draw)
+
+
+def film_shares(films: tuple[Film, ...], settings: TrainSettings) -> list[float]:
+    """How often films are drawn: bounds between them along 0 to 1, one fewer than films."""
+    frames: Counter[str] = Counter()
+    for film in films:
+        frames[film.name] += len(film.frames)
+    weights = [
+        settings.often.get(film.name, 1.0)
+        * (1.0 if film.ids else settings.doubtful)
+        * len(film.frames)
+        / frames[film.name]
+        for film in films
+    ]
+    return [bound / sum(weights) for bound in accumulate(weights)][:-1]
 
 
 def validation_batches(films: tuple[Film, ...], store: FrameStore, settings: TrainSettings) -> list[Batch]:
-    """One mini-sequence of each film, not augmented; always the same."""
+    """A few mini-sequences of each film, not augmented; always the same."""
     batches = []
     for index, film in enumerate(films):
-        draw = Draw(store.device, index)
-        clip = film_clip(film, store, settings.model, settings.frames, settings.segment, draw, augment=False)
-        if clip is not None:
-            batches.append(_stack([clip], torch.ones(1, settings.frames - 1, 2, device=store.device)))
+        for number in range(settings.validation_clips):
+            clip = film_clip(film, store, settings, Draw(store.device, index, number), augment=False)
+            if clip is not None:
+                batches.append(_stack([clip], torch.ones(1, settings.frames - 1, 2, device=store.device)))
     return batches
 
 

@@ -153,7 +153,7 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
         best = float(state["best_J"])
     store = FrameStore(fabric.device, _room(fabric.device))
     with console.status("reading the data"):
-        material, held = find_material(request.data, store).split(settings.hold_out)
+        material, held = find_material(request.data, store).split(settings.hold_out, settings.held)
         validation = validation_batches(held, store, settings)
     console.print(
         f"{len(material.pictures)} objects in pictures, {len(material.films)} films, {len(held)} kept for validation, "
@@ -169,7 +169,8 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
 
     def save() -> None:
         if fabric.is_global_zero:
-            save_weights(request.out / LAST, net, request.preset)
+            with trainer.final_weights() as final:
+                save_weights(request.out / LAST, final, request.preset)
             save_checkpoint(request.out / CHECKPOINT, {"trainer": trainer.state_dict(), "best_J": best})
 
     with (
@@ -191,7 +192,8 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
                     values["validation_J"] = score = trainer.validate(validation)
                     if fabric.is_global_zero and not score <= best:
                         best = score
-                        save_weights(request.out / BEST, net, request.preset)
+                        with trainer.final_weights() as final:
+                            save_weights(request.out / BEST, final, request.preset)
                 if record is not None:
                     record.add(step, values)
                 console.print(_line(step, values), highlight=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,8 +12,9 @@ from ..model.config import ModelConfig
 from .appearance import film_look
 from .draw import Draw
 from .frame_store import FrameStore
-from .material import Film
+from .material import Film, object_mask
 from .motion import pixel_grid, rotation, sample
+from .settings import TrainSettings
 
 
 class Clip(NamedTuple):
@@ -61,27 +61,26 @@ def keep_inside(place: Place, frame: tuple[int, int], config: ModelConfig) -> Pl
 
 
 def film_clip(
-    film: Film, store: FrameStore, config: ModelConfig, frames: int, segment: int, draw: Draw, augment: bool = True
+    film: Film, store: FrameStore, settings: TrainSettings, draw: Draw, augment: bool = True
 ) -> Clip | None:
     """A mini-sequence of one of the film's objects; None if the frames drawn show none.
 
     Args:
-        film: with at least two frames; fewer than `frames` are repeated back and forth.
+        film: with at least two frames; fewer than wanted are repeated back and forth.
         store: where its files are read.
-        config: crop size and search factor.
-        frames: N_train.
-        segment: N'_train.
+        settings: crop size and search factor; number and distances of frames.
         draw: of frames, object, and changes.
         augment: flip, rotate, scale, shift and recolour; otherwise the frames as they are.
     """
-    chosen = _choose_frames(film, frames, segment, draw)
-    labels = [store.labels(mask) for _, mask in chosen]
+    config = settings.model
+    picked, before = choose_frames(len(film.frames), settings, draw)
+    labels = [store.labels(film.frames[i][1]) for i in picked]
     present = torch.unique(labels[0]).tolist() if film.ids else [255]
     ids = [i for i in present if i]
     if not ids:
         return None
-    label = ids[draw.index(len(ids))]
-    masks = [m == label if film.ids else m > 127 for m in labels]
+    label = ids[draw.index(len(ids))] if film.ids else None
+    masks = [object_mask(m, label) for m in labels]
     place = search_place(masks[0], config)
     if place is None:
         return None
@@ -94,13 +93,13 @@ def film_clip(
     grid = pixel_grid((height, width), device) - torch.tensor((width / 2, height / 2), device=device)
     steady = draw.log_uniform(0.8, 1.25) if augment else 1.0
     images, crops = [], []
-    for t, (image_file, _) in enumerate(chosen):
-        place = search_place(masks[max(t - 1, 0)], config) or place
+    for t, index in enumerate(picked):
+        place = search_place(object_mask(store.labels(film.frames[before[t]][1]), label), config) or place
         if augment:
             shift = draw.normal(0.08 * place.scale * math.sqrt(height * width) / config.search_factor, 2).tolist()
             jitter = steady * math.exp(draw.normal(0.05, 1).item())
             place = Place(place.x + shift[0], place.y + shift[1], place.scale * jitter)
-        image = store.image(image_file).float()
+        image = store.image(film.frames[index][0]).float()
         cut = keep_inside(place, (image.shape[1], image.shape[2]), config)
         positions = (grid @ (axes.T * cut.scale) + grid.new_tensor((cut.x, cut.y)))[None]
         images.append(sample(image, positions, "border")[0])
@@ -109,15 +108,28 @@ def film_clip(
     return Clip(film_look(stacked, draw) if augment else stacked, torch.stack(crops).float())
 
 
-def _choose_frames(film: Film, frames: int, segment: int, draw: Draw) -> list[tuple[Path, Path]]:
-    span = min(segment, len(film.frames))
-    start = draw.index(len(film.frames) - span + 1)
+def choose_frames(length: int, settings: TrainSettings, draw: Draw) -> tuple[list[int], list[int]]:
+    """Frames of a mini-sequence, and for each the one by whose mask its crop is cut.
+
+    At run time that is the frame just before; where the film is scattered, as in the paper, the one drawn before.
+    """
+    frames = settings.frames
+    scattered = draw.chance(settings.scattered)
+    low, high = settings.strides
+    stride = 1.0 if scattered else min(draw.log_uniform(low, high), (length - 1) / (frames - 1))
+    span = min(settings.segment, length) if scattered else min(round(stride * (frames - 1)) + 1, length)
+    start = draw.index(length - span + 1)
     if span < frames:
         there = list(range(span))
         cycle = there + there[-2:0:-1]
         picked = [cycle[i % len(cycle)] for i in range(frames)]
-    else:
+    elif scattered:
         picked = sorted(draw.indices(span, frames))
+    else:
+        picked = [round(i * (span - 1) / (frames - 1)) for i in range(frames)]
     if draw.chance(0.5):
         picked.reverse()
-    return [film.frames[start + i] for i in picked]
+    before = [picked[0], *picked[:-1]]
+    if not scattered:
+        before = [b if draw.chance(0.25) else p - (p > b) + (p < b) for p, b in zip(picked, before, strict=True)]
+    return [start + i for i in picked], [start + i for i in before]

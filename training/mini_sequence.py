@@ -28,20 +28,28 @@ class MiniSequenceNet(nn.Module):
         net: the network.
         first_steps, update_steps: steepest-descent steps at the first frame and at every further one.
         train_trunk: whether gradients reach the trunk.
+        frozen_norms: whether the heads' BatchNorm keeps its statistics too.
     """
 
-    def __init__(self, net: JointNet, first_steps: int, update_steps: int, train_trunk: bool) -> None:
+    def __init__(
+        self, net: JointNet, first_steps: int, update_steps: int, train_trunk: bool, frozen_norms: bool = False
+    ) -> None:
         super().__init__()
         self.net = net
         self.first_steps = first_steps
         self.update_steps = update_steps
         self.train_trunk = train_trunk
+        self.frozen_norms = frozen_norms
         net.backbone.requires_grad_(train_trunk)
 
     def train(self, mode: bool = True) -> MiniSequenceNet:
         """As of any module, but the trunk's BatchNorm always keeps its statistics."""
         super().train(mode)
         self.net.backbone.eval()
+        if self.frozen_norms:
+            for module in self.net.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         return self
 
     def forward(self, images: Tensor, first_masks: Tensor, gates: Tensor) -> Unrolled:
