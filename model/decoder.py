@@ -73,19 +73,21 @@ def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 
 class BicubicDouble(torch.autograd.Function):
-    """Bicubic x2 whose gradient is two matrix products, which on a CPU take a fifth of PyTorch's own scattering."""
+    """Bicubic x2 as two matrix products, which on a CPU take a fifth of the time of PyTorch's own, there and back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
         ctx.size = x.shape[-2:]
-        return F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
+        height, width = ctx.size
+        # One product over all rows wants them one after another; channels-last tensors have them apart.
+        rows = x.contiguous() @ doubling(width).to(x).T
+        return doubling(height).to(x) @ rows
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """The adjoint: (B, C, 2 H, 2 W) -> (B, C, H, W)."""
         height, width = ctx.size
-        # One product over all rows wants them one after another; a channels-last gradient has them apart.
         columns = gradient.contiguous() @ doubling(width).to(gradient)
         return doubling(height).to(gradient).T @ columns
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DatasetError
+from .appearance import compress
 from .draw import Draw
 from .film_clips import Clip, film_clip
 from .frame_store import FrameStore
@@ -22,6 +23,8 @@ from .photo_clips import PhotoClips
 from .settings import TrainSettings
 
 _ATTEMPTS = 100
+_LOOK_ALIKES = 0.6
+"""Share of the rivals in films that are the object itself at another time."""
 
 
 class Batch(NamedTuple):
@@ -30,7 +33,7 @@ class Batch(NamedTuple):
     images: Tensor
     """(S, N, 3, H, W), RGB 0..255."""
     masks: Tensor
-    """(S, N, H, W), 0 or 1."""
+    """(S, O, N, H, W), 0 or 1."""
     gates: Tensor
     """(S, N - 1, 2); see `MiniSequenceNet.forward`."""
 
@@ -57,29 +60,38 @@ class BatchMaker:
             DatasetError: no object could be found in many attempts.
         """
         draw = Draw(self.store.device, self.settings.seed, *seed)
-        clips = [self._clip(draw) for _ in range(self.size)]
-        return _stack(clips, self._gates(draw))
+        crowded = self.size > 1 and draw.chance(self.settings.crowded)
+        objects = 2 if crowded else 1
+        clips = [self._clip(draw, objects) for _ in range(self.size // objects)]
+        return _stack(clips, self._gates(draw, len(clips)))
 
-    def _gates(self, draw: Draw) -> Tensor:
-        gates = torch.ones(self.size, self.settings.frames - 1, 2, device=self.store.device)
+    def _gates(self, draw: Draw, sequences: int) -> Tensor:
+        gates = torch.ones(sequences, self.settings.frames - 1, 2, device=self.store.device)
         for sequence in gates:
             for frame in sequence:
                 if draw.chance(2 * self.settings.branch_dropout):
                     frame[draw.index(2)] = 0.0
         return gates
 
-    def _clip(self, draw: Draw) -> Clip:
+    def _clip(self, draw: Draw, objects: int) -> Clip:
         pictures = self.photos.pictures
         for _ in range(_ATTEMPTS):
             from_photo = not self.films or (bool(pictures) and draw.chance(self.settings.synthetic))
-            clip = self.photos.clip(draw) if from_photo else self._from_film(draw)
+            clip = self.photos.clip(draw, objects) if from_photo else self._from_films(draw, objects)
             if clip is not None:
-                return clip
+                return Clip(compress(clip.images, draw), clip.masks) if draw.chance(self.settings.compressed) else clip
         raise DatasetError(f"{_ATTEMPTS} mini-sequences in a row showed no object: check the masks")
 
-    def _from_film(self, draw: Draw) -> Clip | None:
-        film = self.films[bisect(self._shares, draw.uniform(0, 1)) if len(self.films) > 1 else 0]
-        return film_clip(film, self.store, self.settings, draw)
+    def _from_films(self, draw: Draw, objects: int) -> Clip | None:
+        film = self._film(draw)
+        rival = None
+        if objects > 1 or draw.chance(self.settings.rivals):
+            rival = film if draw.chance(_LOOK_ALIKES) else self._film(draw)
+        clip = film_clip(film, self.store, self.settings, draw, rival=rival)
+        return None if clip is None or len(clip.masks) < objects else Clip(clip.images, clip.masks[:objects])
+
+    def _film(self, draw: Draw) -> Film:
+        return self.films[bisect(self._shares, draw.uniform(0, 1))]
 
 
 def film_shares(films: tuple[Film, ...], settings: TrainSettings) -> list[float]:

@@ -26,6 +26,10 @@ class TrainSettings:
         often: weights of films by name, beside 1 of every other; parts of a film share its weight.
         doubtful: weight of films whose masks a network made.
         synthetic: share of mini-sequences that are made from photos, if there are both photos and films.
+        crowded: share of batches of half as many mini-sequences with two objects each, which compete.
+        rivals: share of mini-sequences from films with another film's object, or the same once more, pasted in.
+        absent: share of mini-sequences from films in which the object is away for some frames.
+        compressed: share of mini-sequences with the noise of JPEG.
         rate: Adam's learning rate after the warm-up.
         warm_up: steps over which it rises.
         drops: steps at which it is divided by `drop_factor`.
@@ -42,6 +46,8 @@ class TrainSettings:
         first_steps, update_steps: steepest-descent steps at the first frame and at an update.
         lovasz: which Lovasz loss.
         cross_entropy: weight of a pixel-wise cross-entropy besides.
+        empty_frames: weight of the worst pixels' error in frames without the object, where a Lovasz loss sees only one
+            pixel; 0 leaves such frames to the Lovasz loss.
         cosine: lambda of eq. 10; 0 is version 2 of Table 2.
         branch_dropout: probability that either branch is left out of a frame, so that each learns to stand alone.
         hold_out: every how many films one is kept for validation; 0 for none.
@@ -62,6 +68,10 @@ class TrainSettings:
     often: Mapping[str, float] = field(default_factory=dict)
     doubtful: float = 1.0
     synthetic: float = 0.7
+    crowded: float = 0.0
+    rivals: float = 0.0
+    absent: float = 0.0
+    compressed: float = 0.0
     rate: float = 1e-3
     warm_up: int = 100
     drops: tuple[int, ...] = ()
@@ -79,6 +89,7 @@ class TrainSettings:
     update_steps: int = 2
     lovasz: Literal["softmax", "hinge"] = "softmax"
     cross_entropy: float = 0.0
+    empty_frames: float = 0.0
     cosine: float = 0.01
     branch_dropout: float = 0.0
     hold_out: int = 0
@@ -176,6 +187,11 @@ PRESETS = {
             )
         },
         doubtful=0.3,
+        crowded=0.25,
+        rivals=0.3,
+        absent=0.15,
+        compressed=0.3,
+        empty_frames=1.0,
         rate=2e-4,
         warm_up=30,
         decay_from=0.4,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..model.network import JointNet
 from .batches import Batch, Prefetcher
-from .losses import jaccard, lovasz_hinge, lovasz_softmax
+from .losses import false_alarm, jaccard, lovasz_hinge, lovasz_softmax
 from .mini_sequence import MiniSequenceNet, Unrolled
 from .settings import TrainSettings
 
@@ -46,11 +46,15 @@ def sequence_loss(settings: TrainSettings, output: Unrolled, masks: Tensor) -> d
     Args:
         settings: which Lovasz loss, and the weights.
         output: of the network.
-        masks: (S, N, H, W), true.
+        masks: (S, O, N, H, W), true.
     """
-    true = masks[:, 1:].flatten(0, 1)
-    logits = output.logits.flatten(0, 1)
-    segmentation = LOVASZ[settings.lovasz](logits, true).mean()
+    true = masks[:, :, 1:].flatten(0, 2)
+    logits = output.logits.flatten(0, 2)
+    per_frame = LOVASZ[settings.lovasz](logits, true)
+    if settings.empty_frames:
+        empty = true.flatten(1).sum(1) == 0
+        per_frame = torch.where(empty, settings.empty_frames * false_alarm(logits), per_frame)
+    segmentation = per_frame.mean()
     if settings.cross_entropy:
         pixelwise = nn.functional.binary_cross_entropy_with_logits(logits, true)
         segmentation = segmentation + settings.cross_entropy * pixelwise
@@ -160,7 +164,7 @@ class Trainer:
             batch = batches.get(self._seed(self.step, part), self._following(part))
             last = part == settings.accumulate - 1
             with self.fabric.no_backward_sync(self.module, enabled=not last):
-                output = self.module(batch.images, batch.masks[:, 0], batch.gates)
+                output = self.module(batch.images, batch.masks[:, :, 0], batch.gates)
                 parts = sequence_loss(settings, output, batch.masks)
                 self.fabric.backward(parts["loss"] / settings.accumulate)
             for name, value in parts.items():
@@ -205,7 +209,8 @@ class Trainer:
         with self.final_weights():
             scores = [
                 jaccard(
-                    self.module(b.images, b.masks[:, 0], b.gates).logits.flatten(0, 1), b.masks[:, 1:].flatten(0, 1)
+                    self.module(b.images, b.masks[:, :, 0], b.gates).logits.flatten(0, 2),
+                    b.masks[:, :, 1:].flatten(0, 2),
                 )
                 for b in batches
             ]
