@@ -12,7 +12,9 @@ from .app import app
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Option(metavar="lite|paper-stage1|paper-stage2", help="Network and schedule.")],
+    preset: Annotated[
+        str, typer.Option(metavar="lite|lite-finetune|paper-stage1|paper-stage2", help="Network and schedule.")
+    ],
     data: Annotated[list[Path], typer.Option(help="A folder of films or pictures with masks; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoint, weights and log.")],
     init: Annotated[
@@ -37,8 +39,18 @@ def train(
     cosine: Annotated[
         float | None, typer.Option(help="Weight of the cosine loss; 0 leaves it out (Table 2).", show_default="0.01")
     ] = None,
+    crop: Annotated[
+        str | None, typer.Option(help="Size of the crops.", metavar="HEIGHTxWIDTH", show_default="the preset's")
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Films kept for validation, by name; '' for none.", metavar="A,B,...", show_default="the preset's"
+        ),
+    ] = None,
 ) -> None:
     """Train a network; OUT holds a whole checkpoint, weights for `export`, log.csv, curve.png and tensorboard/."""
+    from ..export.build.bundle import parse_crop
     from ..training.command import TrainRequest
     from ..training.command import train as run_training
 
@@ -59,6 +71,8 @@ def train(
             rate=rate,
             label_heads=label_heads,
             cosine=cosine,
+            crop=None if crop is None else parse_crop(crop),
+            hold_out=None if hold_out is None else tuple(name for name in hold_out.split(",") if name),
         )
     )
     typer.echo(f"{outcome.step} of {outcome.steps} steps: {outcome.weights}")

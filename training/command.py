@@ -50,6 +50,8 @@ class TrainRequest:
         devices: how many of them.
         precision: Fabric's: 32-true, bf16-mixed, 16-mixed.
         steps, batch, accumulate, rate, label_heads, cosine: replace the preset's.
+        crop: height and width of the crops, instead of the preset's.
+        hold_out: names of the films kept for validation, instead of the preset's; empty for none.
     """
 
     preset: str
@@ -67,6 +69,8 @@ class TrainRequest:
     rate: float | None = None
     label_heads: int | None = None
     cosine: float | None = None
+    crop: tuple[int, int] | None = None
+    hold_out: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,10 @@ def resolve_settings(request: TrainRequest) -> TrainSettings:
         if not math.isfinite(value) or value < 0 or (value == 0 and name != "cosine"):
             raise SettingsError(f"{name} is {value}: expected more than 0")
         settings = dataclasses.replace(settings, **{name: value})
+    if request.crop is not None:
+        settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, crop_size=request.crop))
+    if request.hold_out is not None:
+        settings = dataclasses.replace(settings, hold_out=0, held=request.hold_out)
     parts = settings.accumulate * request.devices
     if request.devices < 1 or settings.batch % parts:
         raise SettingsError(

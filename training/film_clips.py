@@ -16,14 +16,13 @@ from .material import Film, object_mask
 from .motion import pixel_grid, rotation, sample
 from .settings import TrainSettings
 
-
 _MIN_PIXELS = 20
 """Of every object in the first frame."""
 _STEADY = (0.75, 1.35)
 """Factors of the crop's side throughout a mini-sequence."""
 _JITTER = 0.06
 """Deviation of the logarithm of the factor that comes to it at each frame."""
-_TRIES = 8
+_TRIES = 12
 """Places among which one without the object is looked for."""
 
 
@@ -186,7 +185,7 @@ def _elsewhere(mask: Tensor, place: Place, config: ModelConfig, draw: Draw) -> P
     places = []
     for _ in range(_TRIES):
         x, y = draw.uniform(0, width), draw.uniform(0, height)
-        places.append(keep_inside(Place(x, y, place.scale * draw.uniform(0.4, 1.0)), (height, width), config))
+        places.append(keep_inside(Place(x, y, place.scale * draw.uniform(0.25, 0.8)), (height, width), config))
     return min(places, key=lambda p: _seen(mask, p, config))
 
 

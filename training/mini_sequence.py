@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..model.backbone import SamePadConv
+from ..model.backbone import EfficientNetLite0, SamePadConv
 from ..model.label_encoder import LabelEncodings
 from ..model.network import JointNet
+from .frozen_trunk import FrozenTrunk
 from .losses import encoding_similarity
 
 
@@ -31,10 +33,17 @@ class MiniSequenceNet(nn.Module):
         first_steps, update_steps: steepest-descent steps at the first frame and at every further one.
         train_trunk: whether gradients reach the trunk.
         frozen_norms: whether the heads' BatchNorm keeps its statistics too.
+        frozen_layers: how many of the trunk's layers never learn; taken as they are at the first call.
     """
 
     def __init__(
-        self, net: JointNet, first_steps: int, update_steps: int, train_trunk: bool, frozen_norms: bool = False
+        self,
+        net: JointNet,
+        first_steps: int,
+        update_steps: int,
+        train_trunk: bool,
+        frozen_norms: bool = False,
+        frozen_layers: int = 0,
     ) -> None:
         super().__init__()
         self.net = net
@@ -42,6 +51,8 @@ class MiniSequenceNet(nn.Module):
         self.update_steps = update_steps
         self.train_trunk = train_trunk
         self.frozen_norms = frozen_norms
+        self.frozen_layers = frozen_layers
+        self._frozen: FrozenTrunk | None = None
         net.backbone.requires_grad_(train_trunk)
         if train_trunk:
             _widen_strided(net.backbone)
@@ -68,7 +79,7 @@ class MiniSequenceNet(nn.Module):
         sequences, frames = images.shape[:2]
         objects = first_masks.shape[1]
         with torch.set_grad_enabled(self.train_trunk and torch.is_grad_enabled()):
-            shared = [_widened(layer) for layer in net.backbone(images.flatten(0, 1))]
+            shared = [_widened(layer) for layer in self._trunk(images.flatten(0, 1))]
         with _full_precision(images):
             x_tra = _per_object(net.adjust_tra(shared[2]).unflatten(0, (sequences, frames)), objects)
             x_ind = _per_object(net.adjust_ind(shared[2]).unflatten(0, (sequences, frames)), objects)
@@ -92,6 +103,17 @@ class MiniSequenceNet(nn.Module):
             memory.append(self._encode(torch.sigmoid(merged).flatten(0, 1)[:, None]))
         similarity = torch.stack([encoding_similarity(encodings) for encodings in memory], dim=1)
         return Unrolled(torch.stack(logits, dim=2), similarity)
+
+    def _trunk(self, images: Tensor) -> list[Tensor]:
+        trunk = self.net.backbone
+        if not (self.frozen_layers and isinstance(trunk, EfficientNetLite0)):
+            return trunk(images)
+        if self._frozen is None:
+            self._frozen = FrozenTrunk(trunk, self.frozen_layers)
+        layers = self._frozen(images)
+        for i in range(self.frozen_layers, 4):
+            layers.append(getattr(trunk, f"layer{i + 1}")(layers[-1]))
+        return layers
 
     def _encode(self, masks: Tensor) -> LabelEncodings:
         return LabelEncodings(*(_widened(part) for part in self.net.label_encoder(masks)))
@@ -117,14 +139,15 @@ def merge_logits(logits: Tensor) -> Tensor:
     The background's probability is that of no object; one object alone gets twice its own log-odds.
     """
     absent = nn.functional.logsigmoid(-logits).sum(1, keepdim=True)
-    background = absent - torch.log(-torch.expm1(absent.clamp(max=_CERTAIN)))
+    # As at run time, the background's probability stays 1e-7 away from 0 and 1.
+    bounded = absent.clamp(max=-_SURE)
+    background = (bounded - torch.log(-torch.expm1(bounded))).clamp(min=math.log(_SURE))
     everything = torch.cat((background, logits), dim=1)
     others = [torch.cat((everything[:, :i], everything[:, i + 1 :]), dim=1) for i in range(1, everything.shape[1])]
     return torch.stack([logits[:, i] - other.logsumexp(1) for i, other in enumerate(others)], dim=1)
 
 
-_CERTAIN = -1e-7
-"""The logarithm of a probability that counts as one."""
+_SURE = 1e-7
 
 
 def _per_object(x: Tensor, objects: int) -> Tensor:

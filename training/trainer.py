@@ -84,15 +84,15 @@ class WeightAverage:
 
     Attributes:
         decay: by which the past is multiplied at every step; less at first, where there is little of it.
-        state: as `JointNet.state_dict` has it.
+        state: as the network's state dict has it.
     """
 
-    def __init__(self, net: JointNet, decay: float) -> None:
+    def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
         self.state = {name: value.detach().clone() for name, value in net.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, net: JointNet, step: int) -> None:
+    def update(self, net: nn.Module, step: int) -> None:
         """Add the weights after `step` steps."""
         share = 1 - min(self.decay, step / (step + 9))
         for name, value in net.state_dict().items():
@@ -120,7 +120,12 @@ class Trainer:
         self.step = 0
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         unrolled = MiniSequenceNet(
-            net, settings.first_steps, settings.update_steps, settings.train_trunk, settings.frozen_norms
+            net,
+            settings.first_steps,
+            settings.update_steps,
+            settings.train_trunk,
+            settings.frozen_norms,
+            settings.frozen_layers if settings.train_trunk else 4,
         )
         freeze(net, settings)
         heads = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
