@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ def folded(module: nn.Module) -> nn.Module:
     """A copy for inference whose sequences of convolution and BatchNorm are single convolutions."""
     twin = copy.deepcopy(module).eval().requires_grad_(False)
     for sequence in [m for m in twin.modules() if isinstance(m, nn.Sequential)]:
-        for index, (first, second) in enumerate(zip(sequence, sequence[1:], strict=False)):
+        for index, (first, second) in enumerate(pairwise(list(sequence))):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 sequence[index] = fuse_conv_bn_eval(first, second)
                 sequence[index + 1] = nn.Identity()
