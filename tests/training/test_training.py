@@ -13,6 +13,7 @@ from jointrt.model.config import ModelConfig
 from jointrt.training import settings as settings_module
 from jointrt.training.command import TrainRequest, train
 from jointrt.training.files import load_checkpoint
+from jointrt.training.frozen_trunk import FrozenTrunk
 from jointrt.training.pretrained import load_imagenet
 from jointrt.training.settings import TrainSettings, preset
 from jointrt.training.trainer import WeightAverage
@@ -102,6 +103,18 @@ def test_what_is_frozen_stays_and_the_mean_is_kept_as_weights(film: Path, tiny: 
     saved = load_file(tmp_path / "out" / "last.safetensors")
     assert all(torch.equal(tensor, state["average"][name]) for name, tensor in saved.items())
     assert not torch.equal(saved["decoder.project.conv2.weight"], state["net"]["decoder.project.conv2.weight"])
+
+
+def test_the_frozen_trunk_gives_the_trunks_layers() -> None:
+    torch.manual_seed(0)
+    trunk = EfficientNetLite0().eval()
+    for module in trunk.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor, low, high in ((module.weight, 0.5, 2), (module.running_var, 0.5, 2), (module.bias, -1, 1)):
+                torch.nn.init.uniform_(tensor, low, high)
+    images = torch.rand(2, 3, 64, 96) * 255
+    with torch.no_grad():
+        torch.testing.assert_close(FrozenTrunk(trunk, 3)(images), trunk(images)[:3], rtol=1e-3, atol=1e-3)
 
 
 def test_the_mean_of_weights_is_that_of_pytorch() -> None:
