@@ -175,10 +175,12 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
         _begin_folder(request, settings)
     record = Record(request.out, trainer.step) if fabric.is_global_zero else None
 
+    source = f"{request.preset}: {', '.join(folder.resolve().name for folder in request.data)}"
+
     def save() -> None:
         if fabric.is_global_zero:
             with trainer.final_weights() as final:
-                save_weights(request.out / LAST, final, request.preset)
+                save_weights(request.out / LAST, final, source)
             save_checkpoint(request.out / CHECKPOINT, {"trainer": trainer.state_dict(), "best_J": best})
 
     with (
@@ -201,7 +203,7 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
                     if fabric.is_global_zero and not score <= best:
                         best = score
                         with trainer.final_weights() as final:
-                            save_weights(request.out / BEST, final, request.preset)
+                            save_weights(request.out / BEST, final, source)
                 if record is not None:
                     record.add(step, values)
                 console.print(_line(step, values), highlight=False, soft_wrap=True)
