@@ -132,7 +132,7 @@ def deliver(run: Path, out: Path) -> Path | None:
     if (folder / WHOLE).exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    names = []
+    names: list[str] = []
     for start in range(0, len(content), PART):
         names.append(f"part-{len(names):02d}")
         replace_file(folder / names[-1], content[start : start + PART])
