@@ -21,7 +21,7 @@ from rich.text import Text
 from ..errors import DependencyError, DeviceError, OutputError, SettingsError
 from ..model.backbone import EfficientNetLite0
 from ..model.network import JointNet
-from .batches import BatchMaker, Prefetcher, validation_batches
+from .clips.batches import BatchMaker, Prefetcher, validation_batches
 from .files import BEST, CHECKPOINT, LAST, init_weights, load_checkpoint, save_checkpoint, save_weights, write_whole
 from .frame_store import FrameStore
 from .material import find_material

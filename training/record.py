@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DependencyError
-from .batches import Batch
+from .clips.batches import Batch
 from .files import write_whole
 
 LOG = "log.csv"

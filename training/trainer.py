@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..model.network import JointNet
-from .batches import Batch, Prefetcher
+from .clips.batches import Batch, Prefetcher
 from .losses import false_alarm, jaccard, lovasz_hinge, lovasz_softmax
 from .mini_sequence import MiniSequenceNet, Unrolled
 from .settings import TrainSettings

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..draw import Draw
+from ..frame_store import FrameStore
+from ..material import Picture, object_mask
 from .appearance import film_look
-from .draw import Draw
 from .film_clips import Clip
-from .frame_store import FrameStore
-from .material import Picture, object_mask
 from .motion import ThinPlate, pixel_grid, rotation, sample
 
 _MIN_PIXELS = 150

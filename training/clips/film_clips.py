@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..model.config import ModelConfig
+from ...model.config import ModelConfig
+from ..draw import Draw
+from ..frame_store import FrameStore
+from ..material import Film, object_mask
+from ..settings import TrainSettings
 from .appearance import film_look
-from .draw import Draw
-from .frame_store import FrameStore
-from .material import Film, object_mask
 from .motion import pixel_grid, rotation, sample
-from .settings import TrainSettings
 
 _MIN_PIXELS = 20
 """Of every object in the first frame."""

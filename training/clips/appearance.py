@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .draw import Draw
+from ..draw import Draw
 
 _QUALITY = (15, 70)
 """Of JPEG."""

@@ -13,14 +13,14 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from ..errors import DatasetError
+from ...errors import DatasetError
+from ..draw import Draw
+from ..frame_store import FrameStore
+from ..material import Film, Material
+from ..settings import TrainSettings
 from .appearance import compress
-from .draw import Draw
 from .film_clips import Clip, film_clip
-from .frame_store import FrameStore
-from .material import Film, Material
 from .photo_clips import PhotoClips
-from .settings import TrainSettings
 
 _ATTEMPTS = 100
 _LOOK_ALIKES = 0.6
