@@ -18,7 +18,7 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="lite|paper-stage1|paper-stage2|clicks|clicks-stage2",
+            metavar="lite|lite-finetune|paper-stage1|paper-stage2|clicks|clicks-stage2",
             help="Network and schedule.",
             show_default="clicks for that task",
         ),
@@ -45,6 +45,15 @@ def train(
     cosine: Annotated[
         float | None, typer.Option(help="Weight of the cosine loss; 0 leaves it out (Table 2).", show_default="0.01")
     ] = None,
+    crop: Annotated[
+        str | None, typer.Option(help="Size of the crops.", metavar="HEIGHTxWIDTH", show_default="the preset's")
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Films kept for validation, by name; '' for none.", metavar="A,B,...", show_default="the preset's"
+        ),
+    ] = None,
 ) -> None:
     """Train a network; OUT holds a whole checkpoint, weights for `export`, log.csv, curve.png and tensorboard/."""
     from ..errors import SettingsError
@@ -52,7 +61,8 @@ def train(
     if task == "clicks":
         from ..training.clicks.command import ClickRequest, train_clicks
 
-        unused = {"--accumulate": accumulate, "--label-heads": label_heads, "--cosine": cosine}
+        unused = {"--accumulate": accumulate, "--label-heads": label_heads, "--cosine": cosine, "--crop": crop}
+        unused |= {"--hold-out": hold_out}
         given = [name for name, value in unused.items() if value is not None] + ["--devices"] * (devices != 1)
         if given:
             raise SettingsError(f"{', '.join(given)} says nothing to --task clicks: leave it out")
@@ -77,6 +87,7 @@ def train(
         raise SettingsError(
             f"task is {task!r}: expected video or clicks" if task != "video" else "give --preset for this task"
         )
+    from ..export.build.bundle import parse_crop
     from ..training.command import TrainRequest
     from ..training.command import train as run_training
 
@@ -97,6 +108,8 @@ def train(
             rate=rate,
             label_heads=label_heads,
             cosine=cosine,
+            crop=None if crop is None else parse_crop(crop),
+            hold_out=None if hold_out is None else tuple(name for name in hold_out.split(",") if name),
         )
     )
     typer.echo(f"{outcome.step} of {outcome.steps} steps: {outcome.weights}")

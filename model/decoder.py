@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,41 @@ def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return x if x.shape[-2:] == tuple(size) else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
+class BicubicDouble(torch.autograd.Function):
+    """Bicubic x2 as two matrix products, which on a CPU take a fifth of the time of PyTorch's own, there and back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        ctx.size = x.shape[-2:]
+        height, width = ctx.size
+        # One product over all rows wants them one after another; channels-last tensors have them apart.
+        rows = x.contiguous() @ doubling(width).to(x).T
+        return doubling(height).to(x) @ rows
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The adjoint: (B, C, 2 H, 2 W) -> (B, C, H, W)."""
+        height, width = ctx.size
+        columns = gradient.contiguous() @ doubling(width).to(gradient)
+        return doubling(height).to(gradient).T @ columns
+
+
+@cache
+def doubling(length: int) -> Tensor:
+    """The bicubic x2 along one axis as a matrix, (2 length, length)."""
+    unit = torch.eye(length)[None, :, None]
+    return F.interpolate(unit, (1, 2 * length), mode="bicubic", align_corners=False)[0, :, 0].T.contiguous()
+
+
+def double(x: Tensor) -> Tensor:
+    """Bicubic x2: (B, C, H, W) -> (B, C, 2 H, 2 W)."""
+    if x.requires_grad:
+        doubled: Tensor = BicubicDouble.apply(x)
+        return doubled
+    return F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
+
+
 class Projection(nn.Module):
     """From the finest features to logits at four times their size: bicubic x2, 3x3, bicubic x2, 3x3."""
 
@@ -81,9 +117,7 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H / 4, W / 4) -> (B, 1, H, W)."""
-        x = F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
-        x = F.relu(self.conv1(x))
-        return self.conv2(F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False))
+        return self.conv2(double(F.relu(self.conv1(double(x)))))
 
 
 class Decoder(nn.Module):

@@ -21,7 +21,7 @@ from rich.text import Text
 from ..errors import DependencyError, DeviceError, OutputError, SettingsError
 from ..model.backbone import EfficientNetLite0
 from ..model.network import JointNet
-from .batches import BatchMaker, Prefetcher, validation_batches
+from .clips.batches import BatchMaker, Prefetcher, validation_batches
 from .files import BEST, CHECKPOINT, LAST, init_weights, load_checkpoint, save_checkpoint, save_weights, write_whole
 from .frame_store import FrameStore
 from .material import find_material
@@ -50,6 +50,8 @@ class TrainRequest:
         devices: how many of them.
         precision: Fabric's: 32-true, bf16-mixed, 16-mixed.
         steps, batch, accumulate, rate, label_heads, cosine: replace the preset's.
+        crop: height and width of the crops, instead of the preset's.
+        hold_out: names of the films kept for validation, instead of the preset's; empty for none.
     """
 
     preset: str
@@ -67,6 +69,8 @@ class TrainRequest:
     rate: float | None = None
     label_heads: int | None = None
     cosine: float | None = None
+    crop: tuple[int, int] | None = None
+    hold_out: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,10 @@ def resolve_settings(request: TrainRequest) -> TrainSettings:
         if not math.isfinite(value) or value < 0 or (value == 0 and name != "cosine"):
             raise SettingsError(f"{name} is {value}: expected more than 0")
         settings = dataclasses.replace(settings, **{name: value})
+    if request.crop is not None:
+        settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, crop_size=request.crop))
+    if request.hold_out is not None:
+        settings = dataclasses.replace(settings, hold_out=0, held=request.hold_out)
     parts = settings.accumulate * request.devices
     if request.devices < 1 or settings.batch % parts:
         raise SettingsError(
@@ -153,7 +161,7 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
         best = float(state["best_J"])
     store = FrameStore(fabric.device, _room(fabric.device))
     with console.status("reading the data"):
-        material, held = find_material(request.data, store).split(settings.hold_out)
+        material, held = find_material(request.data, store).split(settings.hold_out, settings.held)
         validation = validation_batches(held, store, settings)
     console.print(
         f"{len(material.pictures)} objects in pictures, {len(material.films)} films, {len(held)} kept for validation, "
@@ -167,9 +175,12 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
         _begin_folder(request, settings)
     record = Record(request.out, trainer.step) if fabric.is_global_zero else None
 
+    source = f"{request.preset}: {', '.join(folder.resolve().name for folder in request.data)}"
+
     def save() -> None:
         if fabric.is_global_zero:
-            save_weights(request.out / LAST, net, request.preset)
+            with trainer.final_weights() as final:
+                save_weights(request.out / LAST, final, source)
             save_checkpoint(request.out / CHECKPOINT, {"trainer": trainer.state_dict(), "best_J": best})
 
     with (
@@ -191,7 +202,8 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
                     values["validation_J"] = score = trainer.validate(validation)
                     if fabric.is_global_zero and not score <= best:
                         best = score
-                        save_weights(request.out / BEST, net, request.preset)
+                        with trainer.final_weights() as final:
+                            save_weights(request.out / BEST, final, source)
                 if record is not None:
                     record.add(step, values)
                 console.print(_line(step, values), highlight=False, soft_wrap=True)

@@ -58,6 +58,16 @@ def lovasz_hinge(logits: Tensor, labels: Tensor) -> Tensor:
     return _extend(F.elu(1 - logits.flatten(1) * (2 * y - 1)) + 1, y)
 
 
+def false_alarm(logits: Tensor, share: float = 0.01) -> Tensor:
+    """What is said of frames without the object: the mean hinge (as of `lovasz_hinge`) of the worst pixels; (B,).
+
+    The Lovasz losses see one pixel only where there is no object.
+    """
+    scores = logits.flatten(1)
+    worst = scores.topk(max(int(share * scores.shape[1]), 1), dim=1).values
+    return (F.elu(1 + worst) + 1).mean(1)
+
+
 def encoding_similarity(encodings: LabelEncodings) -> Tensor:
     """Eq. 8: the cosine between E_ind and E_tra as one vector each; (B,)."""
     return F.cosine_similarity(encodings.E_ind.flatten(1), encodings.E_tra.flatten(1))

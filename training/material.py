@@ -12,7 +12,7 @@ Four layouts are known, and a folder may hold several of them:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,21 @@ class Material:
     films: tuple[Film, ...]
     refused: int
 
-    def split(self, every: int) -> tuple[Material, tuple[Film, ...]]:
-        """Keep every `every`-th film aside, whole: (to train on, to validate on)."""
-        if not every:
-            return self, ()
-        held = sorted({film.name for film in self.films})[::every]
+    def split(self, every: int, names: Sequence[str] = ()) -> tuple[Material, tuple[Film, ...]]:
+        """Keep films aside, whole: (to train on, to validate on).
+
+        Args:
+            every: every how many films one is kept; 0 for none.
+            names: of the films to keep, instead.
+
+        Raises:
+            DatasetError: there is no film of a name.
+        """
+        known = sorted({film.name for film in self.films})
+        missing = sorted(set(names) - set(known))
+        if missing:
+            raise DatasetError(f"no film is called {', '.join(missing)}: expected those to validate on in the data")
+        held = list(names) or (known[::every] if every else [])
         rest = tuple(film for film in self.films if film.name not in held)
         return Material(self.pictures, rest, self.refused), tuple(f for f in self.films if f.name in held)
 

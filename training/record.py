@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DependencyError
-from .batches import Batch
+from .clips.batches import Batch
 from .files import write_whole
 
 LOG = "log.csv"
@@ -44,10 +44,10 @@ class Record:
             self._board.add_scalar(name, value, step)
 
     def add_pictures(self, step: int, batch: Batch, logits: Tensor) -> None:
-        """The first mini-sequence: frames with the predicted mask in red and the true one in green."""
+        """The first mini-sequence's first object: frames with the predicted mask in red and the true one in green."""
         frames = batch.images[0].cpu()
-        true = batch.masks[0].cpu()
-        predicted = torch.cat((true[:1], (logits[0].detach() > 0).float().cpu()))
+        true = batch.masks[0, 0].cpu()
+        predicted = torch.cat((true[:1], (logits[0, 0].detach() > 0).float().cpu()))
         tint = torch.stack((predicted, true, torch.zeros_like(true)), dim=1) * 255
         shown = torch.where(tint.sum(1, keepdim=True) > 0, 0.55 * frames + 0.45 * tint, frames)
         strip = shown.permute(1, 2, 0, 3).flatten(2).byte()

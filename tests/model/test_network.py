@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from jointrt.model.config import ModelConfig
+from jointrt.model.decoder import double
 from jointrt.model.network import JointNet
 from jointrt.model.target_model import apply_filter, descent_step, gather_taps, residuals, scatter_taps, to_matrix
 from jointrt.model.transformer import instance_norm
@@ -136,3 +137,17 @@ def test_a_step_is_steepest_descent_by_autograd():
     lower, upper = (loss(start.detach() - f * alpha * gradient) for f in (0.99, 1.01))
     assert torch.all(loss(after) < lower)
     assert torch.all(loss(after) < upper)
+
+
+def test_the_bicubic_double_for_training_is_that_for_inference() -> None:
+    torch.manual_seed(5)
+    inputs = torch.randn(2, 3, 6, 10)
+    gradient = torch.randn(2, 3, 12, 20)
+    results = []
+    for upsample in (double, lambda x: F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)):
+        x = inputs.clone().to(memory_format=torch.channels_last).requires_grad_()
+        y = upsample(x)
+        y.backward(gradient)
+        results.append((y.detach(), x.grad))
+    torch.testing.assert_close(results[0], results[1])
+    assert torch.equal(double(inputs), results[1][0])

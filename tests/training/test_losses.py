@@ -1,13 +1,15 @@
-"""The Lovasz losses against the Jaccard index of sets, and gradients against finite differences."""
+"""The losses against the Jaccard index of sets and the runtime's merge, and gradients against finite differences."""
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from jointrt.model.config import ModelConfig
 from jointrt.model.network import JointNet
 from jointrt.model.target_model import TargetModel
-from jointrt.training.losses import lovasz_hinge, lovasz_softmax
-from jointrt.training.mini_sequence import MiniSequenceNet
+from jointrt.runtime.tracking.aggregation import soft_aggregation
+from jointrt.training.losses import false_alarm, lovasz_hinge, lovasz_softmax
+from jointrt.training.mini_sequence import MiniSequenceNet, merge_logits
 from torch.nn import functional as F
 
 
@@ -64,6 +66,30 @@ def test_gradients_through_the_steepest_descent() -> None:
     assert torch.autograd.gradcheck(learned, (z, E, W, reg))
 
 
+def test_objects_compete_as_at_run_time() -> None:
+    scores = torch.from_numpy(np.random.default_rng(3).normal(0, 6, (2, 3, 5, 7)).astype(np.float32))
+    merged = torch.sigmoid(merge_logits(scores))
+    for ours, given in zip(merged, scores, strict=True):
+        theirs = torch.from_numpy(soft_aggregation(given.numpy())[1:])
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(merge_logits(scores[:, :1] / 3), 2 * scores[:, :1] / 3, atol=1e-3, rtol=1e-4)
+
+
+def test_certain_logits_have_finite_gradients() -> None:
+    logits = torch.tensor([-200.0, -30.0, 0.0, 30.0, 200.0])
+    pairs = torch.cartesian_prod(logits, logits).T[None, :, :, None].clone().requires_grad_()
+    merge_logits(pairs).sum().backward()
+    assert pairs.grad is not None
+    assert torch.isfinite(pairs.grad).all()
+
+
+def test_false_alarms_are_the_mean_of_the_worst_pixels() -> None:
+    logits = torch.randn(2, 20, 50, generator=torch.Generator().manual_seed(4)) * 3
+    worst = np.sort(logits.numpy().reshape(2, -1), axis=1)[:, -10:].astype(np.float64)
+    hinge = np.where(worst > -1, 2 + worst, np.exp(1 + worst))
+    torch.testing.assert_close(false_alarm(logits), torch.tensor(hinge.mean(1), dtype=torch.float32))
+
+
 def test_gradient_of_a_whole_mini_sequence() -> None:
     torch.manual_seed(2)
     config = ModelConfig(
@@ -71,15 +97,16 @@ def test_gradient_of_a_whole_mini_sequence() -> None:
     )
     unrolled = MiniSequenceNet(JointNet(config), 3, 2, train_trunk=False).double().eval()
     images = torch.rand(1, 3, 3, 64, 64, dtype=torch.float64) * 255
-    mask = torch.zeros(1, 64, 64, dtype=torch.float64)
-    mask[:, 20:50, 10:40] = 1
+    masks = torch.zeros(1, 2, 64, 64, dtype=torch.float64)
+    masks[:, 0, 20:50, 10:40] = 1
+    masks[:, 1, 5:30, 45:60] = 1
     gates = torch.ones(1, 2, 2, dtype=torch.float64)
     direction = {n: torch.randn_like(p) for n, p in unrolled.net.named_parameters() if p.requires_grad}
     parameters = dict(unrolled.net.named_parameters())
 
     def loss() -> torch.Tensor:
-        output = unrolled(images, mask, gates)
-        return lovasz_hinge(output.logits[:, -1], mask).sum() + output.similarity.sum()
+        output = unrolled(images, masks, gates)
+        return lovasz_hinge(output.logits[0, :, -1], masks[0]).sum() + output.similarity.sum()
 
     gradients = torch.autograd.grad(loss(), [parameters[n] for n in direction], allow_unused=True)
     slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction.values(), strict=True) if g is not None)

