@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
@@ -47,16 +48,44 @@ from .protocol import BoundGraph, DeviceArray, DeviceEngine, check_arrays
 Precision = Literal["fp32", "fp16"]
 
 
+class _Flags:
+    """Torch's flags are the process's: the first block that begins sets them, the last one that ends puts them back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._before: tuple[bool, bool, bool, bool] = (False, False, True, False)
+
+    def begin(self) -> None:
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        with self._lock:
+            self._blocks += 1
+            if self._blocks == 1:
+                self._before = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32)
+                cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = (True, False, False, False)
+
+    def end(self) -> None:
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = self._before
+
+
+_FLAGS = _Flags()
+
+
 @contextmanager
 def arithmetic() -> Iterator[None]:
-    """fp32 means fp32 in the block, and convolutions are tried out for their shapes; the process's choice returns."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """fp32 means fp32 in the block, and convolutions are tried out for their shapes; the process's choice returns.
+
+    Blocks of several threads may overlap.
+    """
+    _FLAGS.begin()
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False):
-            yield
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        _FLAGS.end()
 
 
 class TorchEngine:
