@@ -77,21 +77,19 @@ class HalfQuery(HalfMemory, ShiftedQueryGraph):
 class HalfMemoryUpdate(HalfMemory, MemoryUpdateGraph):
     """A frame enters a slot; numerators and denominators come out of one product each."""
 
-    def forward(
+    def terms(
         self,
         z_all: Tensor,
         key_all: Tensor,
-        C_all: Tensor,
-        D_all: Tensor,
         valid: Tensor,
         slot: Tensor,
         x_tra: Tensor,
         key: Tensor,
         C: Tensor,
         D: Tensor,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is added to C and D of all slots, and the entering frame's own C and D."""
         N, n = z_all.shape[1:3]
-        chosen = slot[:, :, None, None] > 0.5
         others, replaced = valid * (1 - slot), valid * slot
         keys = key_all.flatten(1, 2)
 
@@ -106,13 +104,8 @@ class HalfMemoryUpdate(HalfMemory, MemoryUpdateGraph):
         leaving = self.affinity(keys, key_old)
         sums = half_product(leaving, widened(z_old, 1.0)).unflatten(1, (N, n))
         terms = terms - held(others * replaced.sum(1, keepdim=True), sums)
-
-        C_all, D_all = (
-            torch.where(chosen, (carried + own)[:, None], bank + term)
-            for carried, own, bank, term in zip((C, D), split(own), (C_all, D_all), split(terms), strict=True)
-        )
-        z_all, key_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((x_tra, z_all), (key, key_all)))
-        return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
+        C_own, D_own = split(own)
+        return *split(terms), C + C_own, D + D_own
 
 
 class HalfMemoryRead(HalfMemory, MemoryReadAllGraph):

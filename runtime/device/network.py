@@ -81,7 +81,8 @@ class DeviceNetwork:
 
     def _bind_part(self, engine: DeviceEngine, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         """One call. What does not begin at a multiple of `alignment`, such as a later object's flags, is copied."""
-        staged = {n: (t, torch.empty_like(t)) for n, t in tensors.items() if t.data_ptr() % self.alignment}
+        alignment = 1 if engine.in_place else self.alignment
+        staged = {n: (t, torch.empty_like(t)) for n, t in tensors.items() if t.data_ptr() % alignment}
         placed = {**tensors, **{name: copy for name, (_, copy) in staged.items()}}
         bound = engine.bind({name: device_array(tensor) for name, tensor in placed.items()})
 

@@ -93,6 +93,7 @@ class TorchEngine:
 
     max_batch: int | None = None
     capturable = True
+    in_place = True
 
     def __init__(self, graph: Graph, precision: Precision) -> None:
         self.graph = graph
@@ -108,7 +109,8 @@ class TorchEngine:
             [_view(port.name, arrays[port.name]) for port in ports]
             for ports in (self.graph.inputs(), self.graph.outputs())
         )
-        return _BoundModule(self.graph, inputs, outputs)
+        renewed = isinstance(self.graph, MemoryUpdateGraph) and outputs[0].data_ptr() == inputs[0].data_ptr()
+        return (_BoundRenewal if renewed else _BoundModule)(self.graph, inputs, outputs)
 
 
 def _view(name: str, array: DeviceArray) -> Tensor:
@@ -134,6 +136,17 @@ class _BoundModule:
             results = self.module(*self.inputs)
             for output, result in zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=True):
                 output.copy_(result)
+
+
+class _BoundRenewal(_BoundModule):
+    """A memory update whose banks are renewed where they lie."""
+
+    def enqueue(self, stream: int) -> None:
+        """Compute; the current stream of torch must be `stream`."""
+        del stream
+        assert isinstance(self.module, MemoryUpdateGraph)
+        with torch.no_grad(), arithmetic():
+            self.outputs[-1].copy_(self.module.renew(*self.inputs))
 
 
 class HalfBackbone(DirectBackboneGraph):
