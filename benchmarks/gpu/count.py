@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -69,6 +70,9 @@ class _Counting(TorchDispatchMode):
             return result
         tensors = {id(t): t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
         moved = float(sum(t.numel() * t.element_size() for t in tensors.values()))
+        if name == "index_put_":
+            # A slot of a bank; the rest of it is not touched.
+            moved = 2.0 * args[2].numel() * args[2].element_size()
         self.tally.add(name, moved)
         if name == "convolution":
             if args[2] is not None:

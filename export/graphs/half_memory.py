@@ -111,14 +111,16 @@ class HalfMemoryUpdate(HalfMemory, MemoryUpdateGraph):
 class HalfMemoryRead(HalfMemory, MemoryReadAllGraph):
     """Eq. 5 by fused attention over all slots; validity is a value column, so that no mask is needed.
 
-    Of what a query takes from all slots, the share of valid ones is known; dividing by it leaves their average.
+    Of what a query takes from all slots, the share of valid ones is known; dividing by it leaves their average. Empty
+    slots repeat the first one's keys, so that this share is never less than one in the number of slots: keys of zeros
+    could outweigh all valid ones by more than fp16 can tell.
     """
 
     def forward(self, query: Tensor, key_cross_all: Tensor, E_tra_all: Tensor, valid: Tensor) -> Tensor:
         D, width = E_tra_all.shape[-1], query.shape[-1]
         ones = torch.ones_like(E_tra_all[..., :1])
         values = held(valid, torch.cat((E_tra_all, ones), -1)).flatten(1, 2)
-        keys = held(valid, key_cross_all).flatten(1, 2)
+        keys = torch.where(valid[:, :, None, None] > 0.5, key_cross_all, key_cross_all[:, :1]).flatten(1, 2)
         # The fused kernels want values as wide as keys.
         values = F.pad(values, (0, max(width - D - 1, 0)))
         read = F.scaled_dot_product_attention(query[:, None], keys[:, None], values[:, None], scale=1.0)[:, 0]

@@ -6,7 +6,7 @@ that its window shrinks to nothing and no value that it holds moves a window out
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..tracking.crop import OUTSIDE
-from .geometry import DeviceWindow, cut_images, paste_logits, search_windows, soft_aggregation, update_state
+from .frame_work import after_engines, before_engines, compiled, merge
+from .geometry import DeviceWindow
 from .network import DeviceNetwork
 from .object_group import WINDOW, ObjectGroup
 from .replay import Replay
@@ -111,6 +112,9 @@ class Layout:
         self._features = [network.bind(g, tensors) for g in _FEATURES if g in network.engines]
         self._read = network.bind("memory_read", tensors) if "memory_read" in network.engines else None
         self._decode = network.bind("decoder", tensors)
+        self._windows = DeviceWindow(*(tensors[name] for name in WINDOW))
+        work: tuple[Callable[..., Any], ...] = (before_engines, after_engines, merge)
+        self._before, self._after, self._merge = map(compiled, work) if network.compiled else work
         self._replay = Replay(network.lane, self._scratch, capturable=network.capturable)
 
     def kept(self) -> dict[str, Tensor]:
@@ -173,21 +177,15 @@ class Layout:
 
     def compute(self) -> None:
         """A frame of all objects: a function of the tensors alone."""
-        network, t = self.network, self.tensors
-        geometry = network.geometry
-        pos, scale = update_state(t["probability"], t["pos"], t["scale"], t["base_size"])
-        t["pos"].copy_(pos)
-        t["scale"].copy_(scale)
-        windows = search_windows(pos, scale, self.size, geometry.crop_size, geometry.stride, geometry.filter_size)
-        for name, value in zip(WINDOW, windows, strict=True):
-            t[name].copy_(value)
-        t["crop"].copy_(cut_images(self.frames, self._video_of, windows, geometry.crop_size))
+        t, windows = self.tensors, self._windows
+        state = (t["probability"], t["pos"], t["scale"], t["base_size"])
+        self._before(self.frames, self._video_of, *state, windows, t["crop"], self.network.geometry)
         for call in self._features:
             call()
         if self._read is not None:
             self._read()
         self._decode()
-        t["scores"].copy_(paste_logits(t["logits"], DeviceWindow(*windows), self.size, network.settings.score_resize))
+        self._after(t["logits"], windows, t["scores"], self.network.settings.score_resize)
         self.merge()
 
     def extract(self, first: int, size: int) -> None:
@@ -199,11 +197,8 @@ class Layout:
 
     def merge(self) -> None:
         """Soft aggregation of every video's objects; videos with fewer are filled up."""
-        scores = self._scores.index_select(0, self._members.flatten()).unflatten(0, self._members.shape)
-        merged = soft_aggregation(scores)
-        self.tensors["probability"].copy_(merged.flatten(0, 1).index_select(0, self._place))
-        winners = merged.argmax(1)
-        self.labels.copy_(self._id_table.gather(1, winners.flatten(1)).view_as(winners))
+        tables = (self._members, self._place, self._id_table)
+        self._merge(self._scores, *tables, self.tensors["probability"], self.labels)
 
     def write(self, place: int, values: Mapping[str, NDArray[Any]]) -> None:
         """Values of one object from the host."""

@@ -28,6 +28,7 @@ class DeviceNetwork:
     Attributes:
         capacity: slots of the memory.
         capturable: whether calls may be captured in a CUDA graph.
+        compiled: whether what lies between the engines is compiled, see `frame_work`.
         alignment: bytes; TensorRT takes no address that is not a multiple of 256.
 
     Raises:
@@ -42,6 +43,7 @@ class DeviceNetwork:
         self.lane = lane
         lane.follow()
         self.alignment = 256 if lane.device.type == "cuda" else 1
+        self.compiled = False
         self.capturable = all(engine.capturable for engine in self.engines.values())
         self.ports: dict[str, Port] = {}
         for graph, engine in self.engines.items():

@@ -54,22 +54,35 @@ class _Flags:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks = 0
-        self._before: tuple[bool, bool, bool, bool] = (False, False, True, False)
+        self._before = self._read()
+
+    @staticmethod
+    def _read() -> tuple[bool, ...]:
+        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+        flags = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cuda.matmul.allow_tf32)
+        return *flags, cuda.cudnn_sdp_enabled()
+
+    @staticmethod
+    def _write(flags: tuple[bool, ...]) -> None:
+        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cuda.matmul.allow_tf32 = flags[:4]
+        cuda.enable_cudnn_sdp(flags[4])
 
     def begin(self) -> None:
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        """Set what `arithmetic` promises, but for blocks that have set it."""
         with self._lock:
             self._blocks += 1
             if self._blocks == 1:
-                self._before = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32)
-                cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = (True, False, False, False)
+                self._before = self._read()
+                # cuDNN's attention does not split keys: one head and few queries leave most of a GPU idle.
+                self._write((True, False, False, False, False))
 
     def end(self) -> None:
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        """Put back what was set before the first block."""
         with self._lock:
             self._blocks -= 1
             if not self._blocks:
-                cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = self._before
+                self._write(self._before)
 
 
 _FLAGS = _Flags()
