@@ -8,6 +8,7 @@ operators take several kernels on a GPU, which are not told apart here; attentio
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor import metrics
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -122,6 +124,17 @@ def tallies(model: str, plan: Plan, objects: int, precision: str) -> dict[str, T
     return found
 
 
+def compiled_kernels(plan: Plan, objects: int) -> int:
+    """What Inductor makes of a frame's work between the engines, for this CPU; small ones share a loop or do not."""
+    network = torch_network(build_net("lite", TINY), settings_of(TINY), "fp32", "cpu")
+    network.compiled = True
+    with network.lane.work():
+        layout = layout_of(network, dataclasses.replace(TINY, frame_size=plan.frame_size), objects)
+        metrics.reset()
+        layout.compute()
+    return int(metrics.generated_kernel_count)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Kernels, operations and bytes of a frame, without a GPU.")
@@ -130,7 +143,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--precision", default="fp16", choices=("fp16", "fp32"))
     parser.add_argument("--tiny", action="store_true", help="small network and frames")
     parser.add_argument("--operators", action="store_true", help="kernels by operator too")
+    parser.add_argument(
+        "--compiled", action="store_true", help="compile what lies between the engines, which takes g++"
+    )
     options = parser.parse_args(arguments)
+    if options.compiled:
+        print(f"between the engines, compiled: {compiled_kernels(TINY if options.tiny else Plan(), options.objects)}")
+        return 0
     found = tallies(options.model, TINY if options.tiny else Plan(), options.objects, options.precision)
     print(f"{'stage':<28} {'kernels':>8} {'< 2 MB':>8} {'GFLOP':>9} {'MB':>9}")
     for name, tally in found.items():

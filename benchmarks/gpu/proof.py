@@ -231,7 +231,7 @@ def parts_wanted(options: argparse.Namespace) -> list[Part]:
     models, counts = options.models.split(","), [int(n) for n in options.objects.split(",")]
     for model in models:
         ModelConfig.named(model)
-    first, *more = [part for model in models for n in counts for part in parts_of_model(model, n)]
+    first, *more = [part for model in models for n in counts for part in parts_of_model(model, n, options.device)]
     for folder in filter(None, options.bundles.split(",")):
         more += [p for n in counts for p in parts_of_bundle(folder, n, options.device)]
     return [first, *parts_of_card(), *more]

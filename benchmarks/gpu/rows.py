@@ -269,12 +269,21 @@ def layout_of(network: DeviceNetwork, plan: Plan, objects: int) -> Layout:
     return layout
 
 
-def on_device(net: JointNet, plan: Plan, precision: Precision, *, captured: bool, channels_last: bool) -> DeviceNetwork:
+def on_device(
+    net: JointNet,
+    plan: Plan,
+    precision: Precision,
+    *,
+    captured: bool = True,
+    channels_last: bool,
+    compiled: bool = False,
+) -> DeviceNetwork:
     """The torch backend with some of its techniques left out; fp16 convolutions are always channels-last."""
     if channels_last:
         net = copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = torch_network(net, settings_of(plan), precision, plan.device)
     network.capturable = captured
+    network.compiled = compiled
     return network
 
 
