@@ -6,12 +6,16 @@ goes wrong, and the others are measured in a new process.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
+import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,11 +76,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one part: its row, or why there is none."""
+    """Of one part: its row, or why there is none, in one line and whole."""
 
     part: Part
     row: Row | None
     problem: str | None
+    trace: str | None = None
 
 
 class Bench:
@@ -137,6 +142,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "captured": {"precision": "fp32", "captured": True, "channels_last": False},
     "channels_last": {"precision": "fp32", "captured": True, "channels_last": True},
     "half": {"precision": "fp16", "captured": True, "channels_last": True},
+    "compiled": {"precision": "fp16", "captured": True, "channels_last": True, "compiled": True},
 }
 """The torch backend, technique by technique."""
 
@@ -221,6 +227,7 @@ TECHNIQUES: dict[str, Technique] = {
     "twenty": Technique("  20 few-shot steps alone", _running(learner_times, INITIAL_STEPS), _none),
     "waited": Technique("  host to host, each frame waited for", _running(waited_times)),
     "queued": Technique("  host to host, frames queued ahead", _running(queued_times)),
+    "compiled": Technique("+ what lies between the engines compiled", _frames("compiled"), gflop=Bench.gflop),
     "videos": Technique("+ several videos in one batch", _videos, _all, _videos_gflop),
     "engines": Technique("{backend}", _frames("half")),
     "engines_queued": Technique("  {backend}, host to host, queued ahead", _running(queued_times)),
@@ -229,15 +236,25 @@ PRODUCTS = ("product_half", "product_single")
 OF_BUNDLES = ("engines", "engines_queued")
 
 
+_FIRST = ("half", "update", "three", "queued", "videos", "released", "compiled", "captured")
+"""What is measured before the other lines of a model: time may run out."""
+LIMIT = 75.0
+"""Seconds that one part may take, so that one which hangs leaves the others."""
+
+
 def parts_of_card() -> list[Part]:
     """What the card can do at best."""
     return [Part("", 0, key) for key in PRODUCTS]
 
 
-def parts_of_model(model: str, objects: int) -> list[Part]:
-    """Every line of a model; several videos with one object each only."""
-    left_out = (*PRODUCTS, *OF_BUNDLES, *(("videos",) if objects > 1 else ()))
-    return [Part(model, objects, key) for key in TECHNIQUES if key not in left_out]
+def parts_of_model(model: str, objects: int, device: str) -> list[Part]:
+    """Every line of a model, the most wanted first.
+
+    Several videos with one object each only, and compiled on a GPU only: elsewhere it would take minutes.
+    """
+    left_out = (*PRODUCTS, *OF_BUNDLES, *(("videos",) if objects > 1 else ()), *(("compiled",) * (device == "cpu")))
+    keys = dict.fromkeys((*_FIRST, *TECHNIQUES))
+    return [Part(model, objects, key) for key in keys if key not in left_out]
 
 
 def parts_of_bundle(folder: str, objects: int, device: str) -> list[Part]:
@@ -255,49 +272,65 @@ def parts_of_bundle(folder: str, objects: int, device: str) -> list[Part]:
     return parts
 
 
-def measured(parts: Sequence[Part], plan: Plan, end: float) -> Iterator[Outcome]:
+def measured(
+    parts: Sequence[Part], plan: Plan, end: float, *, limit: float = LIMIT, hangs: Path | None = None
+) -> Iterator[Outcome]:
     """Outcomes in the parts' order, as they come.
 
     Args:
         parts: what to measure.
         plan: how.
         end: by `time.monotonic`; what has not been measured then is given up.
+        limit: seconds for each part, the start of its process included.
+        hangs: a file to which a part that takes nearly as long adds where its threads are.
     """
     context = multiprocessing.get_context("spawn")
     left = deque(parts)
     while left and time.monotonic() < end:
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(sender, plan, list(left)), daemon=True)
+        process = context.Process(target=_work, args=(sender, plan, list(left), 0.9 * limit, hangs), daemon=True)
         process.start()
         sender.close()
         try:
             sound = True
-            while left and sound and receiver.poll(max(0.0, end - time.monotonic())):
-                row, problem, sound = receiver.recv()
-                yield Outcome(left.popleft(), row, problem)
+            while left and sound:
+                if receiver.poll(max(0.0, min(limit, end - time.monotonic()))):
+                    row, problem, trace = receiver.recv()
+                    sound = trace is None
+                    yield Outcome(left.popleft(), row, problem, trace)
+                    continue
+                if time.monotonic() < end:
+                    yield Outcome(left.popleft(), None, f"took more than {limit:.0f} s")
+                break
         except EOFError:
             process.join()
             yield Outcome(left.popleft(), None, f"its process ended with exit code {process.exitcode}")
         finally:
             process.kill()
-            process.join()
+            # One that hangs in a driver's call may not end at once; what is left is measured without it.
+            process.join(5)
     for part in left:
         yield Outcome(part, None, "the time was over")
 
 
-def _work(sender: Connection, plan: Plan, parts: Sequence[Part]) -> None:
+def _work(sender: Connection, plan: Plan, parts: Sequence[Part], patience: float, hangs: Path | None) -> None:
     """Measure until something goes wrong that is no refusal; the process may be unusable then."""
     if plan.device == "cpu":
         # A rehearsal's tensors are so small that a second thread costs more than it gives.
         torch.set_num_threads(1)
     bench = Bench(plan)
-    for part in parts:
-        try:
-            with torch.no_grad():
-                sender.send((bench.row(part), None, True))
-        except JointError as error:
-            sender.send((None, str(error), True))
-        except Exception as error:
-            reason = str(error).strip().splitlines() or [""]
-            sender.send((None, f"{type(error).__name__}: {reason[0][:300]}", False))
-            return
+    with Path(os.devnull if hangs is None else hangs).open("a") as file:
+        for part in parts:
+            if hangs is not None:
+                faulthandler.dump_traceback_later(patience, file=file)
+            try:
+                with torch.no_grad():
+                    sender.send((bench.row(part), None, None))
+            except JointError as error:
+                sender.send((None, str(error), None))
+            except Exception as error:
+                reason = str(error).strip().splitlines() or [""]
+                sender.send((None, f"{type(error).__name__}: {reason[0][:300]}", traceback.format_exc()))
+                return
+            finally:
+                faulthandler.cancel_dump_traceback_later()

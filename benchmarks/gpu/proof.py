@@ -1,11 +1,12 @@
-"""`python -m jointrt.benchmarks.gpu.proof`: every check that needs a GPU, and the speed table, in one call.
+"""`python -m jointrt.benchmarks.gpu.proof`: the speed table, and every check that needs a GPU, in one call.
 
 Needs torch with CUDA, numpy, OpenCV (crops of first frames), pydantic (manifests) and safetensors; the tests need
 pytest and pillow too, and skip the shipped clip without ONNX Runtime and PyAV. From a bare tree, call it through a
 symbolic link named `jointrt` whose parent is on PYTHONPATH. `--device cpu --tiny` rehearses it.
 
-Rows are printed as they are measured, and the file that `--json` names is written anew after each: a run that is cut
-off leaves what it found.
+The table comes first and the tests last. Whatever is found is written to the folder that `--out` names at once, so that
+a run that is cut off leaves it: `proof.json` anew after each row, whole tracebacks in `tracebacks.txt`, where a part
+hung in `hangs.txt`, the tests' output in `tests.txt` and their report in `tests.xml`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -31,7 +32,7 @@ from ...errors import DeviceError, JointError
 from ...files import replace_file
 from ...model.config import ModelConfig
 from ...runtime.device.cuda_driver import query_cuda_driver
-from .parts import Outcome, Part, measured, parts_of_bundle, parts_of_card, parts_of_model
+from .parts import TECHNIQUES, Outcome, Part, measured, parts_of_bundle, parts_of_card, parts_of_model
 from .rows import TINY, Plan, Row
 
 TESTS = (
@@ -76,26 +77,40 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def run_tests(limit: float) -> dict[str, Any]:
-    """What the tests found; see `read_report`; or the problem that kept them from running to their end."""
+def run_tests(limit: float, out: Path) -> dict[str, Any]:
+    """What the tests found; see `read_report`; or the problem that kept them from running to their end.
+
+    Args:
+        limit: seconds, after which they are interrupted, which leaves a report of those that ran.
+        out: where `tests.txt` and `tests.xml` go.
+    """
     missing = [name for name in PYTEST_NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         return {"problem": f"not run: {', '.join(missing)} is not installed"}
     root = Path(__file__).resolve().parents[2]
     paths = [str(Path(entry).resolve()) for entry in sys.path if entry]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
-        # Tests of both devices run on the GPU only.
-        options = ["-p", "no:cacheprovider", "-k", "cuda or not cpu", f"--junitxml={report}"]
-        command = [sys.executable, "-m", "pytest", *options, *TESTS]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    report = (out / "tests.xml").resolve()
+    report.unlink(missing_ok=True)
+    # Tests of both devices run on the GPU only.
+    options = ["-p", "no:cacheprovider", "-v", "--durations=12", "-k", "cuda or not cpu", f"--junitxml={report}"]
+    command = [sys.executable, "-m", "pytest", *options, *TESTS]
+    problem = None
+    with (out / "tests.txt").open("wb") as log:
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            code = subprocess.run(command, cwd=root, env=environment, check=False, timeout=limit).returncode
+            process.wait(limit)
         except subprocess.TimeoutExpired:
-            return {"problem": f"ended after {limit:.0f} s, unfinished"}
-        if not report.is_file():
-            return {"problem": f"pytest ended with {code} and left no report"}
-        return read_report(report)
+            problem = f"ended after {limit:.0f} s, unfinished"
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    if not report.is_file():
+        return {"problem": problem or f"pytest ended with {process.returncode} and left no report"}
+    return read_report(report) | {"problem": problem}
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -129,9 +144,22 @@ class Table:
             self.problems[part] = outcome.problem or "no reason given"
             return LINE.format(*name, *[""] * 7).rstrip() + f"  {self.problems[part]}"
         self.rows[part] = row
+        return self.line(part)
+
+    def line(self, part: Part) -> str:
+        """What is known of a part that was measured."""
+        row = self.rows[part]
+        name = (Path(part.model).name, part.objects or "", part.technique)
         times = (shown(value, "{:.3f}") for value in (row.mean, row.p50, row.p99))
         ratios = shown(self.share(row), "{:.1%}"), shown(self.faster(part), "{:.1f}x")
         return LINE.format(*name, *times, shown(row.rate, "{:.1f}"), *ratios, shown(row.reserved, "{:.0f} MB"))
+
+    def lines(self) -> list[str]:
+        """All rows, model by model, as one technique follows another."""
+        order = list(TECHNIQUES)
+        models = list(dict.fromkeys((part.model, part.objects) for part in self.rows))
+        ordered = sorted(self.rows, key=lambda p: (models.index((p.model, p.objects)), order.index(p.key)))
+        return [self.line(part) for part in ordered]
 
     def peak(self) -> float | None:
         """GFLOP per millisecond of the fp16 matrix product."""
@@ -183,16 +211,34 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", default="paper,lite", help="comma-separated")
     parser.add_argument("--objects", default="1,8", help="comma-separated")
     parser.add_argument("--bundles", default="", help="bundles whose engines are timed too, comma-separated folders")
-    parser.add_argument("--json", type=Path, help="where the results go")
+    parser.add_argument("--out", type=Path, required=True, help="folder where everything that is found goes")
     parser.add_argument("--minutes", type=float, default=8, help="after which what is left is given up")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--tiny", action="store_true", help="small network and frames")
     parser.add_argument("--no-tests", action="store_true", help="the table only")
+    parser.add_argument("--no-table", action="store_true", help="the tests only")
     return parser.parse_args(arguments)
 
 
+def parts_wanted(options: argparse.Namespace) -> list[Part]:
+    """The first model's first row, what the card can do at best, then everything else.
+
+    Raises:
+        ValueError: no model has such a name.
+    """
+    if options.no_table:
+        return []
+    models, counts = options.models.split(","), [int(n) for n in options.objects.split(",")]
+    for model in models:
+        ModelConfig.named(model)
+    first, *more = [part for model in models for n in counts for part in parts_of_model(model, n, options.device)]
+    for folder in filter(None, options.bundles.split(",")):
+        more += [p for n in counts for p in parts_of_bundle(folder, n, options.device)]
+    return [first, *parts_of_card(), *more]
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run tests and table. The exit code is 1 if a test failed, or if they were asked for and not all run.
+    """Run table and tests. The exit code is 1 if a test failed, or if they were asked for and not all run.
 
     Raises:
         DeviceError: there is no usable GPU.
@@ -200,33 +246,37 @@ def main(arguments: list[str] | None = None) -> int:
         ValueError: no model has such a name.
     """
     options = read_arguments(arguments)
-    models = options.models.split(",")
-    for model in models:
-        ModelConfig.named(model)
-    end = time.monotonic() + 60 * options.minutes
+    begin = time.monotonic()
+    end = begin + 60 * options.minutes
+    parts = parts_wanted(options)
     plan = dataclasses.replace(TINY if options.tiny else Plan(), device=options.device)
     if plan.device == "cuda":
         refuse_without_gpu()
-    content: dict[str, Any] = {"machine": machine(plan.device), "plan": dataclasses.asdict(plan)}
+    options.out.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"machine": machine(plan.device), "plan": dataclasses.asdict(plan), "tests": None}
+
+    def write() -> None:
+        replace_file(options.out / "proof.json", (json.dumps(content, indent=1) + "\n").encode())
+
     print(", ".join(f"{name} {value}" for name, value in content["machine"].items()), flush=True)
-    counts = [int(n) for n in options.objects.split(",")]
-    parts = parts_of_card()
-    parts += [p for model in models for n in counts for p in parts_of_model(model, n)]
-    for folder in filter(None, options.bundles.split(",")):
-        parts += [p for n in counts for p in parts_of_bundle(folder, n, plan.device)]
-    content["tests"] = None
-    if not options.no_tests:
-        content["tests"] = run_tests(0.5 * (end - time.monotonic()))
-        print(f"tests: {content['tests']}", flush=True)
     table = Table()
-    print(LINE.format(*HEADS))
-    for outcome in measured(parts, plan, end):
+    # The tests get what the table leaves, a third of the time at least.
+    until = end if options.no_tests else end - (end - begin) / 3
+    print(LINE.format(*HEADS), flush=True)
+    for outcome in measured(parts, plan, until, hangs=options.out / "hangs.txt"):
         print(table.add(outcome), flush=True)
+        if outcome.trace is not None:
+            with (options.out / "tracebacks.txt").open("a") as file:
+                file.write(f"{outcome.part}\n{outcome.trace}\n")
         content |= {"rows": table.to_json(), "floors": table.floors() if plan.device == "cuda" else []}
-        if options.json is not None:
-            replace_file(options.json, (json.dumps(content, indent=1) + "\n").encode())
-    print("\n".join(content["floors"]))
-    return int(content["tests"] is not None and bool(content["tests"]["problem"] or content["tests"]["failed"]))
+        write()
+    print("\n".join(["", LINE.format(*HEADS), *table.lines(), *content.get("floors", [])]), flush=True)
+    if options.no_tests:
+        return 0
+    tests = content["tests"] = run_tests(end - time.monotonic(), options.out)
+    write()
+    print(f"tests: {tests}", flush=True)
+    return int(bool(tests["problem"] or tests["failed"]))
 
 
 if __name__ == "__main__":

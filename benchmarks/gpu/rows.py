@@ -25,8 +25,9 @@ from ...model.config import ModelConfig
 from ...model.network import JointNet
 from ...runtime.device.engines.torch import Precision, arithmetic
 from ...runtime.device.follower import DeviceFollower
-from ...runtime.device.frame_queue import FrameQueue
+from ...runtime.device.layout import Followed, Layout
 from ...runtime.device.network import DeviceNetwork, FewShotLearner
+from ...runtime.device.object_group import ObjectGroup
 from ...runtime.device.video_batch import VideoBatch
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import UPDATE_STEPS, Settings
@@ -195,6 +196,11 @@ def filled(network: DeviceNetwork, plan: Plan, objects: int, videos: int = 1) ->
     return batch
 
 
+def group_of(batch: VideoBatch) -> ObjectGroup:
+    """All objects, which appeared together."""
+    return batch.layout.groups(batch.objects, batch.objects)[0]
+
+
 def frame_times(batch: VideoBatch, plan: Plan) -> list[float]:
     """The device's time of frames, updates included, without the copies of frames and label maps."""
     with batch.network.lane.work():
@@ -204,12 +210,12 @@ def frame_times(batch: VideoBatch, plan: Plan) -> list[float]:
 def update_times(batch: VideoBatch, plan: Plan) -> list[float]:
     """A memory update of all objects."""
     with batch.network.lane.work():
-        return durations(batch.groups[0].update, 3, plan.measured // 4 or 1, plan.device)
+        return durations(group_of(batch).update, 3, plan.measured // 4 or 1, plan.device)
 
 
 def learner_times(batch: VideoBatch, plan: Plan, steps: int) -> list[float]:
     """The few-shot learner alone, at the memory's capacity."""
-    network, group = batch.network, batch.groups[0].tensors
+    network, group = batch.network, group_of(batch).tensors
     samples = [group[name] for name in ("x_ind", "E_ind", "W")]
     with network.lane.work():
         learner = FewShotLearner(network, len(samples[0]), steps)
@@ -245,25 +251,39 @@ def gflop_per_frame(net: JointNet, plan: Plan, objects: int) -> float:
     Counted in the fp32 graphs of fixed memory, on tensors without values.
     """
     network = torch_network(net, settings_of(plan), "fp32", "meta")
-    batch = VideoBatch(network, 1)
-    batch.ids, batch.size = [list(range(1, objects + 1))], plan.frame_size
-    batch.queue = FrameQueue(network.lane, (1, *plan.frame_size))
     total = 0.0
     with network.lane.work():
-        batch._lay_out([0] * objects, [(objects, 1)])
-        for part, share in ((batch._follow, 1), (batch.groups[0].update, plan.interval)):
+        layout = layout_of(network, plan, objects)
+        for part, share in ((layout.compute, 1), (layout.group(0, objects).compute, plan.interval)):
             with FlopCounterMode(display=False) as counter:
                 part()
             total += counter.get_total_flops() / share / 1e9
     return total
 
 
-def on_device(net: JointNet, plan: Plan, precision: Precision, *, captured: bool, channels_last: bool) -> DeviceNetwork:
+def layout_of(network: DeviceNetwork, plan: Plan, objects: int) -> Layout:
+    """Objects of one video, without a first frame: for counting."""
+    frames = torch.zeros(1, *plan.frame_size, 3, dtype=torch.uint8, device=network.lane.device)
+    layout = Layout(network, frames, objects, objects)
+    layout.tabulate([Followed(0, i + 1, i) for i in range(objects)])
+    return layout
+
+
+def on_device(
+    net: JointNet,
+    plan: Plan,
+    precision: Precision,
+    *,
+    captured: bool = True,
+    channels_last: bool,
+    compiled: bool = False,
+) -> DeviceNetwork:
     """The torch backend with some of its techniques left out; fp16 convolutions are always channels-last."""
     if channels_last:
         net = copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = torch_network(net, settings_of(plan), precision, plan.device)
     network.capturable = captured
+    network.compiled = compiled
     return network
 
 

@@ -158,6 +158,48 @@ class MemoryUpdateGraph(FixedMemoryGraph):
         D: Tensor,
     ) -> tuple[Tensor, ...]:
         chosen = slot[:, :, None, None] > 0.5
+        C_term, D_term, C, D = self.terms(z_all, key_all, valid, slot, x_tra, key, C, D)
+        z_all, key_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((x_tra, z_all), (key, key_all)))
+        C_all, D_all = (
+            torch.where(chosen, new[:, None], bank + term)
+            for new, bank, term in ((C, C_all, C_term), (D, D_all, D_term))
+        )
+        return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
+
+    def renew(
+        self,
+        z_all: Tensor,
+        key_all: Tensor,
+        C_all: Tensor,
+        D_all: Tensor,
+        valid: Tensor,
+        slot: Tensor,
+        x_tra: Tensor,
+        key: Tensor,
+        C: Tensor,
+        D: Tensor,
+    ) -> Tensor:
+        """The same in place; gives the keys of all slots."""
+        C_term, D_term, C, D = self.terms(z_all, key_all, valid, slot, x_tra, key, C, D)
+        C_all.add_(C_term)
+        D_all.add_(D_term)
+        where = (torch.arange(slot.shape[0], device=slot.device), slot.argmax(1))
+        for bank, value in ((z_all, x_tra), (key_all, key), (C_all, C), (D_all, D)):
+            bank.index_put_(where, value)
+        return self.encoded(z_all, C_all, D_all)
+
+    def terms(
+        self,
+        z_all: Tensor,
+        key_all: Tensor,
+        valid: Tensor,
+        slot: Tensor,
+        x_tra: Tensor,
+        key: Tensor,
+        C: Tensor,
+        D: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is added to C and D of all slots, and the entering frame's own C and D."""
         others, replaced = valid * (1 - slot), valid * slot
         z_old, key_old = (held(replaced, bank).sum(1, keepdim=True) for bank in (z_all, key_all))
         entering = held(others, self.affinity(key_all, key[:, None]))
@@ -166,11 +208,7 @@ class MemoryUpdateGraph(FixedMemoryGraph):
         C_in, D_in = self.attended(entering, x_tra[:, None])
         C_out, D_out = self.attended(leaving, z_old)
         C_own, D_own = self.attended(entering.transpose(2, 3), held(others, z_all))
-        C_all, D_all = C_all + C_in - C_out, D_all + D_in - D_out
-        C, D = C + C_own.sum(1), D + D_own.sum(1)
-        z_all, key_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((x_tra, z_all), (key, key_all)))
-        C_all, D_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((C, C_all), (D, D_all)))
-        return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
+        return C_in - C_out, D_in - D_out, C + C_own.sum(1), D + D_own.sum(1)
 
 
 class MemoryReadAllGraph(FixedMemoryGraph):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...model.network import JointNet
 from ...model.target_model import gather_taps, scatter_taps
 from ...model.transformer import Attention, instance_norm
 from .fixed_memory import (
@@ -40,6 +41,11 @@ def scaled_half(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / largest).half(), largest
 
 
+def joined(x: Tensor, columns: Tensor) -> Tensor:
+    """(..., k) -> (..., k + PADDING): the same columns after every row."""
+    return torch.cat((x, columns.expand(*x.shape[:-1], -1)), -1)
+
+
 def split(sums: Tensor) -> tuple[Tensor, Tensor]:
     """Products with `widened` values, (..., k + PADDING) -> those with the values, and with the constant (..., 1)."""
     return sums[..., :-PADDING], sums[..., -PADDING : 1 - PADDING]
@@ -51,6 +57,18 @@ class HalfMemory(FixedMemoryGraph):
     # e^11 would reach fp16's limit.
     headroom = 10.0
 
+    def __init__(self, net: JointNet, capacity: int) -> None:
+        super().__init__(net, capacity)
+        self.query_columns: Tensor
+        self.key_columns: Tensor
+        self.one: Tensor
+        for name, value in (("query_columns", self.columns[0]), ("key_columns", self.columns[1]), ("one", 1.0)):
+            self.register_buffer(name, widened(torch.empty(0), value).half(), persistent=False)
+
+    def shifted(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `FixedMemoryGraph`, in one pass each."""
+        return joined(query, self.query_columns), joined(key, self.key_columns)
+
     def affinity(self, query: Tensor, key: Tensor) -> Tensor:
         """exp((q.k - 1) / tau + headroom) in fp16: scaled keys (B, n, c), (B, m, c) -> (B, n, m)."""
         query, key = self.shifted(query, key)
@@ -59,7 +77,7 @@ class HalfMemory(FixedMemoryGraph):
 
     def attended(self, affinity: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Numerator and denominator of attention in one product: fp16 (B, n, m), (B, m, d) -> fp32."""
-        return split(half_product(affinity, widened(values, 1.0)))
+        return split(half_product(affinity, joined(values, self.one)))
 
     def projected(self, attention: Attention, tokens: Tensor) -> Tensor:
         """Phi or psi: tokens (..., n, C) -> scaled fp16 keys (..., n, c)."""
@@ -77,55 +95,45 @@ class HalfQuery(HalfMemory, ShiftedQueryGraph):
 class HalfMemoryUpdate(HalfMemory, MemoryUpdateGraph):
     """A frame enters a slot; numerators and denominators come out of one product each."""
 
-    def forward(
+    def terms(
         self,
         z_all: Tensor,
         key_all: Tensor,
-        C_all: Tensor,
-        D_all: Tensor,
         valid: Tensor,
         slot: Tensor,
         x_tra: Tensor,
         key: Tensor,
         C: Tensor,
         D: Tensor,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is added to C and D of all slots, and the entering frame's own C and D."""
         N, n = z_all.shape[1:3]
-        chosen = slot[:, :, None, None] > 0.5
         others, replaced = valid * (1 - slot), valid * slot
-        keys = key_all.flatten(1, 2)
-
-        entering = self.affinity(keys, key)
-        sums = half_product(entering, widened(x_tra, 1.0)).unflatten(1, (N, n))
-        terms = held(others, sums)
-        from_others = held(others, widened(z_all, 1.0)).flatten(1, 2)
-        own = half_product(entering.transpose(1, 2), from_others)
-        del entering, from_others
-
         z_old, key_old = (held(replaced, bank).sum(1) for bank in (z_all, key_all))
-        leaving = self.affinity(keys, key_old)
-        sums = half_product(leaving, widened(z_old, 1.0)).unflatten(1, (N, n))
-        terms = terms - held(others * replaced.sum(1, keepdim=True), sums)
+        left = replaced.sum(1)[:, None, None] > 0.5
+        values = joined(x_tra, self.one), torch.where(left, -joined(z_old, self.one), 0.0)
 
-        C_all, D_all = (
-            torch.where(chosen, (carried + own)[:, None], bank + term)
-            for carried, own, bank, term in zip((C, D), split(own), (C_all, D_all), split(terms), strict=True)
-        )
-        z_all, key_all = (torch.where(chosen, new[:, None], bank) for new, bank in ((x_tra, z_all), (key, key_all)))
-        return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
+        # What enters and what leaves in one product. Slots that hold nothing get terms too: they are overwritten.
+        both = self.affinity(key_all.flatten(1, 2), torch.cat((key, key_old), 1))
+        terms = half_product(both, torch.cat(values, 1)).unflatten(1, (N, n))
+        from_others = held(others, joined(z_all, self.one)).flatten(1, 2)
+        C_own, D_own = split(half_product(both[..., :n].transpose(1, 2), from_others))
+        return *split(terms), C + C_own, D + D_own
 
 
 class HalfMemoryRead(HalfMemory, MemoryReadAllGraph):
     """Eq. 5 by fused attention over all slots; validity is a value column, so that no mask is needed.
 
-    Of what a query takes from all slots, the share of valid ones is known; dividing by it leaves their average.
+    Of what a query takes from all slots, the share of valid ones is known; dividing by it leaves their average. Empty
+    slots repeat the first one's keys, so that this share is never less than one in the number of slots: keys of zeros
+    could outweigh all valid ones by more than fp16 can tell.
     """
 
     def forward(self, query: Tensor, key_cross_all: Tensor, E_tra_all: Tensor, valid: Tensor) -> Tensor:
         D, width = E_tra_all.shape[-1], query.shape[-1]
         ones = torch.ones_like(E_tra_all[..., :1])
         values = held(valid, torch.cat((E_tra_all, ones), -1)).flatten(1, 2)
-        keys = held(valid, key_cross_all).flatten(1, 2)
+        keys = torch.where(valid[:, :, None, None] > 0.5, key_cross_all, key_cross_all[:, :1]).flatten(1, 2)
         # The fused kernels want values as wide as keys.
         values = F.pad(values, (0, max(width - D - 1, 0)))
         read = F.scaled_dot_product_attention(query[:, None], keys[:, None], values[:, None], scale=1.0)[:, 0]

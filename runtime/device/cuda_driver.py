@@ -56,11 +56,11 @@ def device_ordinal(device: str) -> int:
 
 
 def query_cuda_driver() -> CudaDriver:
-    """Ask the driver; makes no context and takes no GPU memory."""
+    """Ask the driver; makes no context and takes no GPU memory. Where its library is not found, torch is asked."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return CudaDriver(None, (), "no NVIDIA driver")
+        return _asked_through_torch() or CudaDriver(None, (), "no NVIDIA driver")
     number = ctypes.c_int()
     if library.cuDriverGetVersion(ctypes.byref(number)):
         return CudaDriver(None, (), "the NVIDIA driver does not answer")
@@ -70,6 +70,17 @@ def query_cuda_driver() -> CudaDriver:
     library.cuDeviceGetCount(ctypes.byref(number))
     devices = tuple(_device(library, ordinal) for ordinal in range(number.value))
     return CudaDriver(version, devices, None if devices else "the NVIDIA driver finds no GPU")
+
+
+def _asked_through_torch() -> CudaDriver | None:
+    """Where the library lies on no path that is searched, a torch that is loaded may have found it all the same."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    number = torch._C._cuda_getDriverVersion()
+    records = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
+    devices = tuple(CudaDevice(r.name, (r.major, r.minor), r.total_memory) for r in records)
+    return CudaDriver((number // 1000, number % 1000 // 10), devices, None)
 
 
 def _device(library: ctypes.CDLL, ordinal: int) -> CudaDevice:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ...errors import SettingsError
@@ -75,13 +74,11 @@ class DeviceFollower:
         self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None, correct: bool = False
     ) -> PendingLabels:
         """Enqueue the next frame and return at once; waits only where `ahead` frames are on their way."""
-        if correct:
-            raise SettingsError("objects cannot be corrected on a device yet: use --device cpu")
-        return PendingLabels(self.batch.submit([frame], [mask]))
+        return PendingLabels(self.batch.submit([frame], [mask], correct))
 
     def remove(self, object_id: int) -> None:
-        """Not offered yet."""
-        raise SettingsError(f"object {object_id} cannot be removed on a device yet: use --device cpu")
+        """Forget an object; its place is free for another, without a graph captured anew."""
+        self.batch.remove(0, object_id)
 
     def set_interval(self, interval: int) -> None:
         """T from the next frame on: the host decides when a memory is updated."""
@@ -97,14 +94,15 @@ class DeviceFollower:
         if not self.object_ids:
             return None
         self.network.lane.wait()
+        places = self.batch.places()
         maps, pos, scale, base = (
-            self.batch.tensors[name].cpu().numpy() for name in ("probability", "pos", "scale", "base_size")
+            self.batch.tensors[name].cpu().numpy()[places] for name in ("probability", "pos", "scale", "base_size")
         )
         targets = {
             object_id: TargetState(pos[i].copy(), np.float32(scale[i, 0]), base[i].copy())
             for i, object_id in enumerate(self.object_ids)
         }
-        return Sight(maps.copy(), targets, (slice(0, maps.shape[1]), slice(0, maps.shape[2])))
+        return Sight(maps, targets, (slice(0, maps.shape[1]), slice(0, maps.shape[2])))
 
     def align(self, sight: Sight) -> None:
         """Take over probabilities and target states; memories stay their own."""
@@ -118,8 +116,8 @@ class DeviceFollower:
             "base_size": np.stack([state.base_target_size for state in states]),
         }
         with self.network.lane.work():
-            for name, value in values.items():
-                self.batch.tensors[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
+            for row, place in enumerate(self.batch.places()):
+                self.batch.layout.write(place, {name: value[row] for name, value in values.items()})
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Everything that the next frame depends on, as arrays; to be loaded by the same backend and bundle."""

@@ -77,6 +77,9 @@ class FrameQueue:
         slot = self._slots[self._turn]
         if slot.pending is not None:
             slot.pending.result()
+        if self.lane.stream is not None:
+            # What came after the last upload may have failed: no label maps say that its copy is done.
+            slot.arrived.synchronize()
         host = slot.host_frames.numpy()
         for place, image in zip(host, images, strict=True):
             if image is not None:

@@ -230,7 +230,13 @@ def search_windows(
 
 
 def insert_sample(
-    weights: Tensor, stored: Tensor, previous: Tensor, rate: float, initial_share: float
+    weights: Tensor,
+    stored: Tensor,
+    previous: Tensor,
+    kept: Tensor,
+    rate: float,
+    largest_share: float,
+    kept_share: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Make room for a new sample, as `sample_weights.SampleWeights.insert` does.
 
@@ -238,14 +244,16 @@ def insert_sample(
         weights: (B, N).
         stored: slots in use (B, 1), whole numbers.
         previous: the slot inserted last (B, 1), -1 for none.
+        kept: (B, N), 1 for slots that are never taken: the first and the corrections'.
         rate: share of a new sample.
-        initial_share: smallest share of the first.
+        largest_share: what none of the kept ones needs more than.
+        kept_share: what they have together at least.
 
     Returns:
         weights, stored, the slot (B, 1), and the slot as one-hot (B, N) fp32.
     """
     capacity = weights.shape[1]
-    smallest = 1 + weights[:, 1:].argmin(1, keepdim=True)
+    smallest = (weights + 4 * kept).argmin(1, keepdim=True)
     slot = torch.where(stored < capacity, stored, smallest)
     one_hot = (torch.arange(capacity, device=weights.device) == slot).float()
     first = previous < 0
@@ -255,8 +263,9 @@ def insert_sample(
     weights = torch.where(first, weights / keep, weights)
     weights = torch.where(one_hot > 0, value, weights)
     weights = weights / weights.sum(1, keepdim=True)
-    rest = weights[:, 1:].sum(1, keepdim=True) + initial_share
-    is_first_slot = torch.arange(capacity, device=weights.device) == 0
-    raised = torch.where(is_first_slot, torch.full_like(weights, initial_share), weights / rest)
-    weights = torch.where(weights[:, :1] < initial_share, raised, weights)
+    share = (_number(kept_share, weights) / kept.sum(1, keepdim=True)).clamp(max=largest_share)
+    low = (kept > 0) & (weights < share)
+    count = low.sum(1, keepdim=True)
+    rest = torch.where(low, 0.0, weights).sum(1, keepdim=True) + share * count
+    weights = torch.where(count > 0, torch.where(low, share, weights / rest), weights)
     return weights, stored.maximum(slot + 1), slot, one_hot

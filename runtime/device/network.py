@@ -28,6 +28,7 @@ class DeviceNetwork:
     Attributes:
         capacity: slots of the memory.
         capturable: whether calls may be captured in a CUDA graph.
+        compiled: whether what lies between the engines is compiled, see `frame_work`.
         alignment: bytes; TensorRT takes no address that is not a multiple of 256.
 
     Raises:
@@ -42,6 +43,7 @@ class DeviceNetwork:
         self.lane = lane
         lane.follow()
         self.alignment = 256 if lane.device.type == "cuda" else 1
+        self.compiled = False
         self.capturable = all(engine.capturable for engine in self.engines.values())
         self.ports: dict[str, Port] = {}
         for graph, engine in self.engines.items():
@@ -81,7 +83,8 @@ class DeviceNetwork:
 
     def _bind_part(self, engine: DeviceEngine, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         """One call. What does not begin at a multiple of `alignment`, such as a later object's flags, is copied."""
-        staged = {n: (t, torch.empty_like(t)) for n, t in tensors.items() if t.data_ptr() % self.alignment}
+        alignment = 1 if engine.in_place else self.alignment
+        staged = {n: (t, torch.empty_like(t)) for n, t in tensors.items() if t.data_ptr() % alignment}
         placed = {**tensors, **{name: copy for name, (_, copy) in staged.items()}}
         bound = engine.bind({name: device_array(tensor) for name, tensor in placed.items()})
 

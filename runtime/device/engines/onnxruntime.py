@@ -27,6 +27,7 @@ class OnnxDeviceEngine:
 
     max_batch: int | None = None
     capturable = False
+    in_place = False
 
     def __init__(self, bundle: Bundle, name: str, record: GraphRecord, options: Any, provider: Any) -> None:
         ort = import_onnxruntime()

@@ -74,8 +74,13 @@ class DeviceEngine(Protocol):
     def capturable(self) -> bool:
         """Whether `enqueue` may be captured in a CUDA graph."""
 
+    @property
+    def in_place(self) -> bool:
+        """Whether an output `NAME_next` may be the array of the input `NAME`, at any address."""
+
     def bind(self, arrays: Mapping[str, DeviceArray]) -> BoundGraph:
-        """Tie all inputs and outputs to arrays, which must outlive the result; no output lies where an input does.
+        """Tie all inputs and outputs to arrays, which must outlive the result; no output lies where an
+        input does, but for engines that work in place.
 
         Several bindings of one engine exist at a time and are enqueued one after another.
 

@@ -60,9 +60,11 @@ class TensorRTEngine:
         ports: inputs and outputs by name.
         max_batch: largest number of objects in one call.
         capturable: its calls may be captured in a CUDA graph.
+        in_place: see `protocol.DeviceEngine`.
     """
 
     capturable = True
+    in_place = False
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
@@ -47,16 +48,57 @@ from .protocol import BoundGraph, DeviceArray, DeviceEngine, check_arrays
 Precision = Literal["fp32", "fp16"]
 
 
+class _Flags:
+    """Torch's flags are the process's: the first block that begins sets them, the last one that ends puts them back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._before = self._read()
+
+    @staticmethod
+    def _read() -> tuple[bool, ...]:
+        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+        flags = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cuda.matmul.allow_tf32)
+        return *flags, cuda.cudnn_sdp_enabled()
+
+    @staticmethod
+    def _write(flags: tuple[bool, ...]) -> None:
+        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cuda.matmul.allow_tf32 = flags[:4]
+        cuda.enable_cudnn_sdp(flags[4])
+
+    def begin(self) -> None:
+        """Set what `arithmetic` promises, but for blocks that have set it."""
+        with self._lock:
+            self._blocks += 1
+            if self._blocks == 1:
+                self._before = self._read()
+                # cuDNN's attention does not split keys: one head and few queries leave most of a GPU idle.
+                self._write((True, False, False, False, False))
+
+    def end(self) -> None:
+        """Put back what was set before the first block."""
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                self._write(self._before)
+
+
+_FLAGS = _Flags()
+
+
 @contextmanager
 def arithmetic() -> Iterator[None]:
-    """fp32 means fp32 in the block, and convolutions are tried out for their shapes; the process's choice returns."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """fp32 means fp32 in the block, and convolutions are tried out for their shapes; the process's choice returns.
+
+    Blocks of several threads may overlap.
+    """
+    _FLAGS.begin()
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False):
-            yield
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        _FLAGS.end()
 
 
 class TorchEngine:
@@ -64,6 +106,7 @@ class TorchEngine:
 
     max_batch: int | None = None
     capturable = True
+    in_place = True
 
     def __init__(self, graph: Graph, precision: Precision) -> None:
         self.graph = graph
@@ -79,7 +122,8 @@ class TorchEngine:
             [_view(port.name, arrays[port.name]) for port in ports]
             for ports in (self.graph.inputs(), self.graph.outputs())
         )
-        return _BoundModule(self.graph, inputs, outputs)
+        renewed = isinstance(self.graph, MemoryUpdateGraph) and outputs[0].data_ptr() == inputs[0].data_ptr()
+        return (_BoundRenewal if renewed else _BoundModule)(self.graph, inputs, outputs)
 
 
 def _view(name: str, array: DeviceArray) -> Tensor:
@@ -105,6 +149,17 @@ class _BoundModule:
             results = self.module(*self.inputs)
             for output, result in zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=True):
                 output.copy_(result)
+
+
+class _BoundRenewal(_BoundModule):
+    """A memory update whose banks are renewed where they lie."""
+
+    def enqueue(self, stream: int) -> None:
+        """Compute; the current stream of torch must be `stream`."""
+        del stream
+        assert isinstance(self.module, MemoryUpdateGraph)
+        with torch.no_grad(), arithmetic():
+            self.outputs[-1].copy_(self.module.renew(*self.inputs))
 
 
 class HalfBackbone(DirectBackboneGraph):

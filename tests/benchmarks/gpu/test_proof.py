@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_whole_script_runs(capsys, tmp_path):
-    arguments = "--device cpu --tiny --no-tests --models lite --objects 1 --bundles nowhere --json"
-    assert gpu_proof.main([*arguments.split(), str(tmp_path / "found.json")]) == 0
+    arguments = "--device cpu --tiny --no-tests --models lite --objects 1 --bundles nowhere --out"
+    assert gpu_proof.main([*arguments.split(), str(tmp_path)]) == 0
     out = capsys.readouterr().out
     for technique in (
         "released",
@@ -29,12 +29,13 @@ def test_the_whole_script_runs(capsys, tmp_path):
     ):
         assert technique in out
     assert "no bundle called or at 'nowhere'" in out
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = json.loads((tmp_path / "proof.json").read_text())
     rows = {row["key"]: row for row in found["rows"]}
     assert rows["half"]["rate"] == pytest.approx(1000 / rows["half"]["mean"])
     assert rows["videos"]["frames"] == TINY.videos and rows["three"]["rate"] is None
     assert rows["half"]["gflop"] == rows["captured"]["gflop"] > 0
     assert rows["engines"]["problem"].startswith("no bundle")
+    assert found["rows"][0]["key"] == "half"
     assert found["tests"] is None and found["floors"] == []
 
 
@@ -42,7 +43,9 @@ def test_what_goes_wrong_costs_its_own_part_only():
     """An error, then a process that is ended from outside."""
     good, bad, long = (Part(m, 1, k) for m, k in (("", "product_half"), ("nomodel", "captured"), ("lite", "half")))
     outcomes = measured([bad, good, long, good], TINY, time.monotonic() + 300)
-    assert next(outcomes).problem.startswith("ValueError: no model is called 'nomodel'")
+    failed = next(outcomes)
+    assert failed.problem.startswith("ValueError: no model is called 'nomodel'")
+    assert "build_net" in failed.trace
     assert next(outcomes).row.mean > 0
     for process in multiprocessing.active_children():
         process.kill()
@@ -52,15 +55,24 @@ def test_what_goes_wrong_costs_its_own_part_only():
     assert not multiprocessing.active_children()
 
 
+def test_a_part_that_hangs_leaves_the_others(tmp_path):
+    """Its process is started anew; no part starts within a hundredth of a second."""
+    hangs = tmp_path / "hangs.txt"
+    parts = [Part("lite", 1, "half"), Part("lite", 1, "three")]
+    found = list(measured(parts, TINY, time.monotonic() + 300, limit=0.01, hangs=hangs))
+    assert [o.problem for o in found] == ["took more than 0 s"] * 2
+    assert not multiprocessing.active_children()
+
+
 def test_what_is_left_when_the_time_is_over_is_given_up():
     parts = [Part("lite", 1, "half"), Part("lite", 1, "three")]
     assert [o.problem for o in measured(parts, TINY, time.monotonic())] == ["the time was over"] * 2
 
 
 @pytest.mark.skipif(query_cuda_driver().problem is None, reason="this machine has a GPU")
-def test_without_a_gpu_it_says_so():
+def test_without_a_gpu_it_says_so(tmp_path):
     with pytest.raises(DeviceError, match="no NVIDIA driver"):
-        gpu_proof.main(["--no-tests"])
+        gpu_proof.main(["--no-tests", "--out", str(tmp_path)])
 
 
 def test_operations_are_counted_as_convolutions_and_products_have_them():

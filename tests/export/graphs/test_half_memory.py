@@ -94,6 +94,25 @@ def test_sixty_replacements_leave_no_trace(net):
     assert (found - wanted).norm() / wanted.norm() < 2e-3
 
 
+def test_a_query_unlike_every_stored_key_reads_their_average_while_slots_are_empty(net):
+    """Cosines of -0.55 to -0.95 beside slots without a frame, against softmax in fp64 over what is stored."""
+    torch.manual_seed(5)
+    n, c, D = 24, net.config.key_channels, net.config.encoding_channels
+    read = HalfMemoryRead(net, CAPACITY)
+    query = torch.nn.functional.normalize(torch.randn(1, n, c), dim=-1)
+    centre = torch.nn.functional.normalize(torch.randn(1, 1, c), dim=-1)
+    query = torch.nn.functional.normalize(centre + 0.05 * query, dim=-1)
+    keys = torch.nn.functional.normalize(-centre[:, None] + 0.05 * torch.randn(1, CAPACITY, n, c), dim=-1)
+    query, keys = ((read.key_scale * x).half() for x in (query, keys))
+    E, valid = torch.rand(1, CAPACITY, n, D).half(), torch.tensor([[1.0, 0, 0, 0]])
+    keys[:, 1:] = torch.nan
+    found = read(query, keys, E, valid)
+    logits = query.double() @ keys[:, 0].double().transpose(1, 2)
+    assert logits.max() * net.config.temperature < -0.48
+    wanted = logits.softmax(-1) @ E[:, 0].double()
+    assert (found - wanted).norm() / wanted.norm() < 2e-3
+
+
 def samples(net):
     torch.manual_seed(3)
     config = net.config

@@ -1,16 +1,15 @@
 """The device's orchestrator on CPU tensors: the same code, called instead of captured."""
 
 import weakref
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from jointrt.errors import MaskError, SettingsError
+from jointrt.errors import DeviceError, MaskError, SettingsError
 from jointrt.export.parity.reference import reference_defaults, reference_segmenter
 from jointrt.export.parity.torch_network import torch_network
 from jointrt.runtime.device.follower import BatchSegmenter, DeviceFollower
-from jointrt.runtime.device.video_batch import VideoBatch
+from jointrt.runtime.device.layout import Layout
 from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -99,8 +98,7 @@ def test_videos_in_one_batch_are_followed_as_each_alone(net, device):
             assert together.object_ids(i) == single.object_ids
             assert (labels[i] == expected).mean() > 0.995, (t, i)
             maps = np.stack(list(single.probabilities().values()))
-            owned = [k for k, owner in enumerate(together.batch._owners) if owner == i]
-            mine = together.batch.tensors["probability"].cpu().numpy()[owned]
+            mine = together.batch.tensors["probability"].cpu().numpy()[together.batch.places(i)]
             assert np.abs(mine - maps).max() < 2e-3 * max(maps.std(), 1e-3) + 1e-4, (t, i)
     assert together.object_ids(1) == ()
 
@@ -108,7 +106,7 @@ def test_videos_in_one_batch_are_followed_as_each_alone(net, device):
 class Divided:
     """An engine that carries one object per call and takes aligned addresses only."""
 
-    capturable, max_batch = False, 1
+    capturable, max_batch, in_place = False, 1, False
 
     def __init__(self, engine, alignment):
         self.engine, self.alignment, self.ports = engine, alignment, engine.ports
@@ -144,31 +142,96 @@ def test_frames_may_be_queued_ahead(net):
         np.testing.assert_array_equal(a, c)
 
 
-def test_memory_is_given_back_before_more_is_taken(net, monkeypatch):
-    """Where objects appear, and at the end of a video: no array of before is there when the new ones are made."""
+def test_a_reset_gives_back_what_was_held(net):
     segmenter = Segmenter(DeviceFollower(network(net)))
-    clip = list(video(4))
-    segmenter.step(*clip[0])
-    layers = [weakref.ref(segmenter.tracking.batch.tensors[f"layer{i}"]) for i in (1, 2, 3, 4)]
-    make = segmenter.tracking.network.tensor
-
-    def tensor(port, batch):
-        assert not any(layer() is not None for layer in layers)
-        return make(port, batch)
-
-    segmenter.step(*clip[1])
-    monkeypatch.setattr(segmenter.tracking.network, "tensor", tensor)
-    segmenter.step(*clip[2])
-    layers[:] = [weakref.ref(segmenter.tracking.batch.tensors["layer1"])]
+    for frame, mask in video(4):
+        segmenter.step(frame, mask)
+    held = [weakref.ref(segmenter.tracking.batch.tensors[name]) for name in ("layer1", "z_all", "probability")]
+    held += [weakref.ref(learner) for learner in segmenter.tracking.batch.learners.values()]
     segmenter.reset()
-    assert layers[0]() is None
+    assert not any(tensor() is not None for tensor in held)
+
+
+def test_after_an_out_of_memory_the_objects_of_before_are_followed_as_before(net, monkeypatch):
+    """The second object does not fit; the first one's masks are those of a video without it."""
+    alone, tested = (Segmenter(DeviceFollower(network(net))) for _ in range(2))
+    make = tested.tracking.network.tensor
+
+    def no_room(port, batch):
+        raise torch.OutOfMemoryError
+
+    for t, (frame, mask) in enumerate(video(6)):
+        expected = alone.step(frame, mask if t == 0 else None)
+        if t != 2:
+            np.testing.assert_array_equal(tested.step(frame, mask if t == 0 else None), expected)
+            continue
+        monkeypatch.setattr(tested.tracking.network, "tensor", no_room)
+        with pytest.raises(DeviceError, match="does not hold 2 objects"):
+            tested.step(frame, mask)
+        monkeypatch.setattr(tested.tracking.network, "tensor", make)
+        assert tested.object_ids == (1,)
+    assert tested.object_ids == (1,)
+
+
+def test_a_removed_objects_place_is_taken_again_in_the_same_arrays(net):
+    """Removed, and followed once more from a later mask: as by a segmenter that saw the video so from the start."""
+    tested = Segmenter(DeviceFollower(network(net)))
+    reference = reference_segmenter(net, settings())
+    clip = list(video(9))
+    for t, (frame, mask) in enumerate(clip):
+        if t == 4:
+            layout = tested.tracking.batch.layout
+            for segmenter in (tested, reference):
+                segmenter.remove(1)
+            assert tested.object_ids == (4,)
+        if t == 6:
+            mask = np.zeros(SIZE, np.uint8)
+            mask[40:76, 50:90] = 9
+        expected, found = reference.step(frame, mask), tested.step(frame, mask)
+        maps = np.stack(list(reference.probabilities().values()))
+        mine = np.stack(list(tested.probabilities().values()))
+        assert np.abs(maps - mine).mean() < 1e-3 * maps.std(), t
+        assert (found == expected).mean() > 0.99, t
+        tested.align(reference)
+    assert tested.object_ids == reference.object_ids == (4, 9)
+    assert tested.tracking.batch.layout is layout
+
+
+def test_a_correction_does_what_it_does_on_the_host(net):
+    """In a memory that is full, at a frame in which the other object enters its own."""
+    tested, reference = Segmenter(DeviceFollower(network(net))), reference_segmenter(net, settings())
+    clip = list(video(12, second=0))
+    for t, (frame, mask) in enumerate(clip):
+        correct = t in (3, 7)
+        if correct:
+            mask = np.zeros(SIZE, np.uint8)
+            mask[30 + t : 70 + t, 40:90] = 4
+        expected, found = (s.step(frame, mask, correct=correct) for s in (reference, tested))
+        maps = np.stack(list(reference.probabilities().values()))
+        mine = np.stack(list(tested.probabilities().values()))
+        assert np.abs(maps - mine).mean() < 1e-3 * maps.std(), t
+        assert (found == expected).mean() > 0.99, t
+        tested.align(reference)
+
+
+def test_one_goes_back_to_a_snapshot_without_new_arrays(net):
+    segmenter = Segmenter(DeviceFollower(network(net)))
+    clip = list(video(8))
+    for frame, mask in clip[:4]:
+        segmenter.step(frame, mask)
+    snapshot, layout = segmenter.snapshot(), segmenter.tracking.batch.layout
+    expected = [segmenter.step(frame) for frame, _ in clip[4:]]
+    segmenter.restore(snapshot)
+    for (frame, _), labels in zip(clip[4:], expected, strict=True):
+        np.testing.assert_array_equal(segmenter.step(frame), labels)
+    assert segmenter.tracking.batch.layout is layout
 
 
 def test_a_state_is_taken_up_exactly(net):
     shared = network(net)
     segmenter, other = Segmenter(DeviceFollower(shared)), Segmenter(DeviceFollower(shared))
     clip = list(video(8))
-    assert other.state_dict()["owners"].size == 0
+    assert other.state_dict()["objects"].size == 0
     for frame, mask in clip[:5]:
         segmenter.step(frame, mask)
     other.load_state_dict({name: array.copy() for name, array in segmenter.state_dict().items()})
@@ -207,15 +270,14 @@ class HostWatch(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_frames_and_updates_neither_wait_for_the_host_nor_read_from_it(net, precision, changes):
     """On tensors without values, which nothing can read and which work with none of the host."""
-    batch = VideoBatch(network(net, "meta", precision, **changes), 2)
-    batch.ids, batch.size = [[1, 4], [7]], SIZE
-    batch.queue = SimpleNamespace(frames=torch.zeros(2, *SIZE, 3, dtype=torch.uint8, device="meta"))
-    with batch.network.lane.work():
-        batch._lay_out([0, 0, 1], [(2, 5), (1, 3)])
+    device_network = network(net, "meta", precision, **changes)
+    with device_network.lane.work():
+        layout = Layout(device_network, torch.zeros(2, *SIZE, 3, dtype=torch.uint8, device="meta"), 3, 2)
+        groups = [layout.group(0, 2), layout.group(2, 1)]
         with HostWatch():
-            batch._follow()
-            for group in batch.groups:
-                group._update()
+            layout.compute()
+            for group in groups:
+                group.compute()
 
 
 def test_what_does_not_fit_is_refused(net):

@@ -7,7 +7,7 @@ import torch
 from jointrt.runtime.device import geometry as device_geometry
 from jointrt.runtime.tracking import crop
 from jointrt.runtime.tracking.aggregation import soft_aggregation
-from jointrt.runtime.tracking.sample_weights import INITIAL_SHARE, LEARNING_RATE
+from jointrt.runtime.tracking.sample_weights import INITIAL_SHARE, KEPT_SHARE, LEARNING_RATE, SampleWeights
 from jointrt.runtime.tracking.target_state import TargetState
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -91,15 +91,35 @@ def test_moments_are_those_of_the_released_code(record, on):
 
 def test_sample_weights_follow_the_released_history(on):
     for record in released("update_sample_weights"):
-        weights = on(np.eye(1, record["memory"], dtype=np.float32))
+        weights, kept = (on(np.eye(1, record["memory"], dtype=np.float32)) for _ in range(2))
         stored, previous = on([[1]]), on([[-1]])
         for step in record["history"]:
             weights, stored, previous, one_hot = device_geometry.insert_sample(
-                weights, stored, previous, LEARNING_RATE, INITIAL_SHARE
+                weights, stored, previous, kept, LEARNING_RATE, INITIAL_SHARE, KEPT_SHARE
             )
             assert previous.item() == step["replace_ind"] == one_hot.argmax().item()
             assert stored.item() == step["num"]
             assert weights[0].tolist() == pytest.approx(step["w"], abs=2e-6)
+
+
+def test_corrections_are_kept_and_count_as_on_the_host(on):
+    """After corrections of a memory that grows, fills and is replaced."""
+    host = SampleWeights(6)
+    weights, stored, previous = on(np.eye(1, 6, dtype=np.float32)), on([[1]]), on([[-1]])
+    for step in range(30):
+        if step in (2, 9, 15):
+            slot = host.insert_given()
+            weights, stored = on(host.values[None].copy()), on([[host.stored]])
+            previous = on([[host.previous]])
+            continue
+        kept = np.zeros((1, 6), np.float32)
+        kept[0, [0, *host.given]] = 1
+        slot = host.insert()
+        weights, stored, previous, _ = device_geometry.insert_sample(
+            weights, stored, previous, on(kept), LEARNING_RATE, INITIAL_SHARE, KEPT_SHARE
+        )
+        assert previous.item() == slot and stored.item() == host.stored
+        assert weights[0].tolist() == pytest.approx(host.values.tolist(), abs=2e-6)
 
 
 def test_a_batch_of_objects_is_cut_pasted_and_moved_as_one_by_one(on):

@@ -1,0 +1,164 @@
+"""`python -m jointrt.benchmarks.gpu.count`: kernels, operations and bytes of a frame and of an update; needs no GPU.
+
+Work runs on tensors without values, and each operator that torch would hand to a device is counted as a kernel: a
+convolution's bias is another one, and so is each copy and fill. Bytes are those of all inputs and outputs. Some
+operators take several kernels on a GPU, which are not told apart here; attention, one there, is several here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._inductor import metrics
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...export.parity.torch_network import torch_network
+from .rows import TINY, Plan, build_net, layout_of, settings_of
+
+_NO_KERNEL = frozenset(
+    ("empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh", "_unsafe_view", "set_")
+)
+_FEW = 2e6
+"""Bytes below which a launch takes longer than the memory."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What some work took.
+
+    Attributes:
+        kernels: of a GPU.
+        small: those of them that move under 2 MB.
+        bytes: read and written.
+        gflop: of products and convolutions.
+        operators: kernels by operator.
+    """
+
+    kernels: int = 0
+    small: int = 0
+    bytes: float = 0
+    gflop: float = 0
+    operators: Counter[str] = field(default_factory=Counter)
+
+    def add(self, name: str, moved: float, kernels: int = 1) -> None:
+        """An operator's kernels."""
+        self.kernels += kernels
+        self.small += kernels * (moved < _FEW)
+        self.bytes += moved
+        self.operators[name] += kernels
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self.tally = tally
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.name().removeprefix("aten::").partition(".")[0]
+        if name in _NO_KERNEL or func.is_view:
+            return result
+        tensors = {id(t): t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
+        moved = float(sum(t.numel() * t.element_size() for t in tensors.values()))
+        if name == "index_put_":
+            # A slot of a bank; the rest of it is not touched.
+            moved = 2.0 * args[2].numel() * args[2].element_size()
+        self.tally.add(name, moved)
+        if name == "convolution":
+            if args[2] is not None:
+                self.tally.add("bias", 2.0 * result.numel() * result.element_size())
+            if args[1].is_contiguous(memory_format=torch.channels_last):
+                # As cuDNN gives it.
+                return result.contiguous(memory_format=torch.channels_last)
+        return result
+
+
+@contextmanager
+def counted() -> Iterator[Tally]:
+    """What the block takes."""
+    tally = Tally()
+    with FlopCounterMode(display=False) as flops, _Counting(tally):
+        yield tally
+    tally.gflop = flops.get_total_flops() / 1e9
+
+
+def tallies(model: str, plan: Plan, objects: int, precision: str) -> dict[str, Tally]:
+    """By stage: geometry, every engine of a frame, the whole frame, the update's parts and the whole update."""
+    network = torch_network(build_net(model, plan), settings_of(plan), precision, "meta")  # type: ignore[arg-type]
+    found: dict[str, Tally] = {}
+
+    def stage(name: str, work: Callable[[], object]) -> None:
+        with counted() as found[name]:
+            work()
+
+    with network.lane.work():
+        layout = layout_of(network, plan, objects)
+        group = layout.group(0, objects)
+        stage("frame", layout.compute)
+        stage("update", group.compute)
+        for name in network.engines:
+            if not name.startswith("few_shot"):
+                source = {**layout.tensors, **group.outputs()} if name == "memory_update" else layout.tensors
+                stage(f"  {name}", network.bind(name, source))
+        stage("  3 few-shot steps", group.learn)
+    frame_engines = ("backbone", "transformer_query", "memory_read", "decoder")
+    rest = Tally(*(getattr(found["frame"], a) for a in ("kernels", "small", "bytes", "gflop")))
+    for name in frame_engines:
+        one = found[f"  {name}"]
+        rest.kernels, rest.small = rest.kernels - one.kernels, rest.small - one.small
+        rest.bytes, rest.gflop = rest.bytes - one.bytes, rest.gflop - one.gflop
+    rest.operators = found["frame"].operators - sum((found[f"  {n}"].operators for n in frame_engines), Counter())
+    found["  geometry, paste, merge"] = rest
+    return found
+
+
+def compiled_kernels(plan: Plan, objects: int) -> int:
+    """What Inductor makes of a frame's work between the engines, for this CPU; small ones share a loop or do not."""
+    network = torch_network(build_net("lite", TINY), settings_of(TINY), "fp32", "cpu")
+    network.compiled = True
+    with network.lane.work():
+        layout = layout_of(network, dataclasses.replace(TINY, frame_size=plan.frame_size), objects)
+        metrics.reset()
+        layout.compute()
+    return int(metrics.generated_kernel_count)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Kernels, operations and bytes of a frame, without a GPU.")
+    parser.add_argument("--model", default="paper")
+    parser.add_argument("--objects", type=int, default=1)
+    parser.add_argument("--precision", default="fp16", choices=("fp16", "fp32"))
+    parser.add_argument("--tiny", action="store_true", help="small network and frames")
+    parser.add_argument("--operators", action="store_true", help="kernels by operator too")
+    parser.add_argument(
+        "--compiled", action="store_true", help="compile what lies between the engines, which takes g++"
+    )
+    options = parser.parse_args(arguments)
+    if options.compiled:
+        print(f"between the engines, compiled: {compiled_kernels(TINY if options.tiny else Plan(), options.objects)}")
+        return 0
+    found = tallies(options.model, TINY if options.tiny else Plan(), options.objects, options.precision)
+    print(f"{'stage':<28} {'kernels':>8} {'< 2 MB':>8} {'GFLOP':>9} {'MB':>9}")
+    for name, tally in found.items():
+        print(f"{name:<28} {tally.kernels:>8} {tally.small:>8} {tally.gflop:>9.1f} {tally.bytes / 1e6:>9.0f}")
+        if options.operators:
+            for operator, count in itertools.islice(tally.operators.most_common(), 14):
+                print(f"    {operator:<32} {count:>6}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

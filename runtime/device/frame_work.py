@@ -1,0 +1,80 @@
+"""What a frame takes before and after the engines: functions that write into given tensors, compiled if asked for.
+
+Some 320 operators on little data, which a GPU spends more time launching than computing. Compiled, they are a few
+kernels. Windows stay those of the host to the bit: divisions round as IEEE 754 says, and nothing is fused into a
+multiplication and an addition with one rounding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..manifest import Geometry
+from ..settings import ScoreResize
+from .geometry import DeviceWindow, cut_images, paste_logits, search_windows, soft_aggregation, update_state
+
+_MOST_SHAPES = 256
+"""Numbers of objects, sizes of frames and devices for which one process compiles the same function."""
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function through Inductor, as one graph, rounding as it does without; compiled at its first call."""
+    # Read by Triton when it is imported; it would fuse multiplications with additions.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "0")
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_SHAPES)
+    # In this process, so that it is the setting above that counts.
+    options = {"eager_numerics.division_rounding": True, "compile_threads": 1}
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+
+def before_engines(
+    frames: Tensor,
+    video_of: Tensor,
+    probability: Tensor,
+    pos: Tensor,
+    scale: Tensor,
+    base_size: Tensor,
+    windows: DeviceWindow,
+    crop: Tensor,
+    geometry: Geometry,
+    min_area: float,
+) -> None:
+    """From the last merged maps to the crops: `pos`, `scale`, `windows` and `crop` are written."""
+    size = (frames.shape[1], frames.shape[2])
+    moved, scaled = update_state(probability, pos, scale, base_size, min_area)
+    found = search_windows(moved, scaled, size, geometry.crop_size, geometry.stride, geometry.filter_size)
+    crop.copy_(cut_images(frames, video_of, found, geometry.crop_size))
+    pos.copy_(moved)
+    scale.copy_(scaled)
+    for target, value in zip(windows, found, strict=True):
+        target.copy_(value)
+
+
+def after_engines(logits: Tensor, windows: DeviceWindow, scores: Tensor, resize: ScoreResize) -> None:
+    """Logits of crops to scores in the frame, written to `scores` (B, H, W)."""
+    scores.copy_(paste_logits(logits, windows, (scores.shape[1], scores.shape[2]), resize))
+
+
+def merge(
+    scores: Tensor, members: Tensor, place: Tensor, id_table: Tensor, probability: Tensor, labels: Tensor
+) -> None:
+    """Soft aggregation of every video's objects; videos with fewer are filled up.
+
+    Args:
+        scores: (B + 1, H, W), the last those of an object that is not there.
+        members: (V, K) which of them are a video's.
+        place: (B,) where an object's map is among all videos' merged ones.
+        id_table: (V, K + 1) uint8, ids of background and objects.
+        probability: (B, H, W), written.
+        labels: (V, H, W) uint8, written.
+    """
+    merged = soft_aggregation(scores.index_select(0, members.flatten()).unflatten(0, members.shape))
+    probability.copy_(merged.flatten(0, 1).index_select(0, place))
+    winners = merged.argmax(1)
+    labels.copy_(id_table.gather(1, winners.flatten(1)).view_as(winners))
