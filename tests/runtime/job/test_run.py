@@ -1,6 +1,9 @@
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -398,6 +401,65 @@ def test_bad_requests_are_refused_before_anything_is_written(film, mask, tmp_pat
         with pytest.raises(JointError, match=r"nnn cannot be .*too long"):
             Job.prepare(Request(**paths))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "film", "first.png"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 96 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "none", place]).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_what_is_there_is_whole(film, mask, small_disk, tmp_path):
+    run(film, mask, tmp_path / "whole", overlay=False)
+    out = small_disk / "out"
+    (small_disk / "ballast").write_bytes(bytes(68 << 10))
+    with pytest.raises(OutputError, match="cannot be written: No space left on device") as caught:
+        run(film, mask, out, overlay=False)
+    assert "\n" not in str(caught.value)
+    found, whole = labels_in(out), labels_in(tmp_path / "whole")
+    assert 0 < len(found) < COUNT and all(np.array_equal(whole[name], labels) for name, labels in found.items())
+    (small_disk / "ballast").unlink()
+    run(film, mask, out, overlay=False, resume=True)
+    assert_same(out, tmp_path / "whole")
+
+
+def test_a_folder_that_is_removed_while_a_run_writes_ends_it_in_one_line(film, mask, tmp_path):
+    def remove(number):
+        if number == 4:
+            shutil.rmtree(tmp_path / "out")
+
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        run(film, mask, tmp_path / "out", follower=ColourFollower(remove), overlay=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
+    """The command itself, with the shipped bundle, killed while it starts, writes or stores its state."""
+    frames = tmp_path / "film"
+    frames.mkdir()
+    for index in range(112):
+        Image.fromarray(picture(index % COUNT)).save(frames / f"{index:05d}.png")
+    write_label_map(tmp_path / "first.png", truth(0))
+    command = [sys.executable, "-m", "jointrt.cli", "run", str(frames), "--mask", str(tmp_path / "first.png")]
+    command += ["--threads", "1", "--no-overlay"]
+    subprocess.run([*command, "-o", str(tmp_path / "whole")], check=True, capture_output=True)
+    out, draw = tmp_path / "out", np.random.default_rng(7)
+    for _ in range(2):
+        wanted = int(draw.integers(20, 111))
+        again = ["--resume"] if out.exists() else []
+        with subprocess.Popen([*command, "-o", str(out), *again], stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not (out / "masks" / f"{wanted:05d}.png").exists():
+                time.sleep(0.005)
+            process.kill()
+    subprocess.run([*command, "-o", str(out), "--resume"], check=True, capture_output=True)
+    for mask in sorted((tmp_path / "whole/masks").iterdir()):
+        assert (out / "masks" / mask.name).read_bytes() == mask.read_bytes()
+    assert len(list((out / "masks").iterdir())) == 112
 
 
 def test_results_never_replace_the_inputs(film, mask, tmp_path):
