@@ -1,8 +1,8 @@
 """What a frame takes before and after the engines: functions that write into given tensors, compiled if asked for.
 
 Some 320 operators on little data, which a GPU is likely to spend more time launching than computing. Compiled, they
-are a tenth of that. Windows stay those of the host to the bit: divisions round as IEEE 754 says, and nothing is fused into a
-multiplication and an addition with one rounding.
+are a tenth of that. Windows stay those of the host to the bit: divisions round as IEEE 754 says, and nothing is fused
+into a multiplication and an addition with one rounding.
 """
 
 from __future__ import annotations
