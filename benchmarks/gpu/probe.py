@@ -13,11 +13,13 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
@@ -85,7 +87,7 @@ def kernels(probe: Probe) -> None:
         probe.batch.network.lane.wait()
     rows: dict[str, list[float]] = defaultdict(list)
     for event in found.events() or []:
-        if not probe.cuda or event.device_type == torch.autograd.DeviceType.CUDA:
+        if not probe.cuda or event.device_type == DeviceType.CUDA:
             rows[event.name[:110]].append(event.device_time_total if probe.cuda else event.cpu_time_total)
     count, busy = sum(map(len, rows.values())) / frames, sum(map(sum, rows.values())) / frames
     probe.say(f"{count:.0f} kernels a frame, busy for {busy / 1e3:.3f} ms, updates shared out")
@@ -160,10 +162,10 @@ def engines(probe: Probe) -> None:
         engine = found[name]
         assert isinstance(engine, TorchEngine)
         inputs = [_random(probe, engine, port.name) for port in engine.graph.inputs()]
-        plain, begin = probe.microseconds(lambda e=engine, i=inputs: e.graph(*i)), time.perf_counter()
+        plain, begin = probe.microseconds(partial(engine.graph, *inputs)), time.perf_counter()
         try:
             fast = compiled(engine.graph)
-            quick = probe.microseconds(lambda f=fast, i=inputs: f(*i))
+            quick = probe.microseconds(partial(fast, *inputs))
             probe.say(f"{name}: {plain:.1f} us, compiled {quick:.1f} us ({time.perf_counter() - begin:.0f} s)")
         except Exception:
             probe.say(f"{name}: {plain:.1f} us, compiled:\n{traceback.format_exc()}")

@@ -1,8 +1,8 @@
 """What a frame takes before and after the engines: functions that write into given tensors, compiled if asked for.
 
-Some 320 operators on little data, which a GPU spends more time launching than computing. Compiled, they are a few
-kernels. Windows stay those of the host to the bit: divisions round as IEEE 754 says, and nothing is fused into a
-multiplication and an addition with one rounding.
+Some 320 operators on little data, which a GPU is likely to spend more time launching than computing. Compiled, they
+are a tenth of that. Windows stay those of the host to the bit: divisions round as IEEE 754 says, and nothing is fused
+into a multiplication and an addition with one rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_SHAPES)
     # In this process, so that it is the setting above that counts.
-    options = {"eager_numerics.division_rounding": True, "compile_threads": 1}
+    options: dict[str, str | int | bool | Callable[..., Any]] = {
+        "eager_numerics.division_rounding": True,
+        "compile_threads": 1,
+    }
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
