@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .app import app, print_error
-from .options import Backend, Branches, Device, Interval, Memory, ScoreResize, Weights
+from .options import Backend, Branches, Device, Interval, Memory, ScoreResize, Weights, Windows
 
 
 @app.command("eval")
@@ -45,6 +45,7 @@ def evaluate(
     interval: Interval = None,
     branches: Branches = "both",
     score_resize: ScoreResize = "given",
+    windows: Windows = "released",
     device: Device = "cpu",
     backend: Backend = "auto",
     threads: Annotated[
@@ -80,6 +81,7 @@ def evaluate(
         interval=interval,
         branches=branches,
         score_resize=score_resize,
+        windows=windows,
         device=device,
         backend=backend,
         threads=threads,

@@ -13,6 +13,13 @@ Branches = Annotated[str, typer.Option(metavar="both|transduction|induction", he
 ScoreResize = Annotated[
     str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
 ]
+Windows = Annotated[
+    str,
+    typer.Option(
+        metavar="released|steady",
+        help="How windows as large as the frame are cut: steady ones are the same on every machine.",
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")]
 Backend = Annotated[
     str,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Backend, Beside, BoxText, Branches, Device, Interval, Memory, On, ScoreResize
+from .options import Backend, Beside, BoxText, Branches, Device, Interval, Memory, On, ScoreResize, Windows
 
 
 @app.command()
@@ -46,6 +46,7 @@ def run(
         int | None, typer.Option(help="Cores for the inference.", show_default="all that the process may use")
     ] = None,
     score_resize: ScoreResize = "given",
+    windows: Windows = "released",
     device: Device = "cpu",
     backend: Backend = "auto",
     min_area: Annotated[
@@ -97,6 +98,7 @@ def run(
         branches=branches,
         threads=threads,
         score_resize=score_resize,
+        windows=windows,
         min_area=min_area,
         hard_mask=hard_mask,
         keep_255=keep_255,

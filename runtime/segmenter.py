@@ -57,6 +57,7 @@ class Segmenter:
         threads: int | None = None,
         score_resize: str = "given",
         min_area: float | None = None,
+        windows: str = "released",
         device: str = "cpu",
         backend: str = "auto",
         precision: str | None = None,
@@ -72,6 +73,8 @@ class Segmenter:
             score_resize: "given" or "ratio"; see `tracking.crop.paste_scores`.
             min_area: sum of probabilities, in pixels, below which an object's place and size are kept; the released
                 tracker's 100 if None.
+            windows: "released", as the released tracker cuts them, or "steady": one size for windows as large as the
+                frame, so that backends and machines agree; see `tracking.crop.place_window`.
             device: "cpu", "cuda", "cuda:1", ...
             backend: what runs the engines, see `backends`: "auto"; on the CPU "onnxruntime" or "openvino", on a GPU
                 "tensorrt", "torch" or "onnxruntime". "openvino:bf16" as with `precision`.
@@ -93,6 +96,7 @@ class Segmenter:
             threads=threads,
             score_resize=score_resize,
             min_area=min_area,
+            windows=windows,
         )
         choice = choose_ready(opened, backend, precision, device)
         return cls(*load_tracking(opened, choice, settings))

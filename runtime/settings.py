@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from ..errors import SettingsError
 from .manifest import Defaults
@@ -19,6 +19,7 @@ MIN_AREA = 100.0
 
 Branches = Literal["both", "transduction", "induction"]
 ScoreResize = Literal["given", "ratio"]
+Windows = Literal["released", "steady"]
 
 
 def available_cores() -> int:
@@ -37,6 +38,8 @@ class Settings:
         threads: cores that one engine call may use.
         score_resize: how a crop's scores are mapped back to the frame; see `crop.paste_scores`.
         min_area: sum of probabilities, in pixels, below which a target keeps its place and size.
+        windows: whether windows shrunk to the frame are cut as the released tracker does, or steadily; see
+            `crop.place_window`.
     """
 
     memory: int
@@ -45,6 +48,7 @@ class Settings:
     threads: int
     score_resize: ScoreResize
     min_area: float = MIN_AREA
+    windows: Windows = "released"
 
     @classmethod
     def resolve(
@@ -57,6 +61,7 @@ class Settings:
         threads: int | None = None,
         score_resize: str = "given",
         min_area: float | None = None,
+        windows: str = "released",
     ) -> Self:
         """What the user asked for, else the bundle's defaults.
 
@@ -77,7 +82,10 @@ class Settings:
             raise SettingsError(f"branches is {branches!r}: expected one of {', '.join(get_args(Branches))}")
         if score_resize not in get_args(ScoreResize):
             raise SettingsError(f"score_resize is {score_resize!r}: expected one of {', '.join(get_args(ScoreResize))}")
+        if windows not in get_args(Windows):
+            raise SettingsError(f"windows is {windows!r}: expected one of {', '.join(get_args(Windows))}")
         area = MIN_AREA if min_area is None else min_area
         if not 0 <= area <= MIN_AREA:
             raise SettingsError(f"min_area is {area}: expected 0 to {MIN_AREA:g}, the released tracker's")
-        return cls(chosen_memory, chosen_interval, branches, chosen_threads, score_resize, area)  # type: ignore[arg-type]
+        chosen: dict[str, Any] = {"branches": branches, "score_resize": score_resize, "windows": windows}
+        return cls(memory=chosen_memory, interval=chosen_interval, threads=chosen_threads, min_area=area, **chosen)

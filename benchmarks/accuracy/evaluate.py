@@ -47,7 +47,7 @@ class EvaluationRequest:
         bundle: name or folder of the bundle to run; `lite` if neither this nor `results` nor `baseline` is given.
         results: folder of masks made elsewhere, `SEQUENCE/FRAME.png`.
         baseline: name of one of `BASELINES`.
-        memory, interval, branches, score_resize, device, backend: see `Segmenter.load`.
+        memory, interval, branches, score_resize, windows, device, backend: see `Segmenter.load`.
         threads: cores to use, all processes together; all that the process may use if None.
         processes: sequences at a time; chosen by the cores if None.
         out: folder for the masks; for YouTube-VOS the archive to hand in too.
@@ -69,6 +69,7 @@ class EvaluationRequest:
     interval: int | None = None
     branches: str = "both"
     score_resize: str = "given"
+    windows: str = "released"
     device: str = "cpu"
     backend: str = "auto"
     threads: int | None = None
@@ -197,6 +198,7 @@ def _maker(request: EvaluationRequest) -> dict[str, Any]:
         interval=request.interval,
         branches=request.branches,
         score_resize=request.score_resize,
+        windows=request.windows,
     )
     choice = choose_ready(bundle, request.backend, None, request.device)
     used = {name: value for name, value in asdict(settings).items() if name != "threads"}
@@ -330,6 +332,7 @@ class _Worker:
             branches=request.branches,
             threads=self.threads,
             score_resize=request.score_resize,
+            windows=request.windows,
             device=request.device,
             backend=request.backend,
         )

@@ -61,6 +61,7 @@ def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int) -> 
         branches=settings.branches,
         threads=settings.threads,
         score_resize=settings.score_resize,
+        windows=settings.windows,
         backend=setup.backend,
     )
     shown = fill_memory(segmenter, clip, setup.objects)

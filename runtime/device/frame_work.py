@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..manifest import Geometry
-from ..settings import ScoreResize
+from ..settings import ScoreResize, Windows
 from .geometry import DeviceWindow, cut_images, paste_logits, search_windows, soft_aggregation, update_state
 
 _MOST_SHAPES = 256
@@ -47,11 +47,13 @@ def before_engines(
     crop: Tensor,
     geometry: Geometry,
     min_area: float,
+    rule: Windows,
 ) -> None:
     """From the last merged maps to the crops: `pos`, `scale`, `windows` and `crop` are written."""
     size = (frames.shape[1], frames.shape[2])
     moved, scaled = update_state(probability, pos, scale, base_size, min_area)
-    found = search_windows(moved, scaled, size, geometry.crop_size, geometry.stride, geometry.filter_size)
+    crop_size, stride, filter_size = geometry.crop_size, geometry.stride, geometry.filter_size
+    found = search_windows(moved, scaled, size, crop_size, stride, filter_size, rule)
     crop.copy_(cut_images(frames, video_of, found, geometry.crop_size))
     pos.copy_(moved)
     scale.copy_(scaled)

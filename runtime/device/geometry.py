@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..settings import MIN_AREA, ScoreResize
+from ..settings import MIN_AREA, ScoreResize, Windows
 from ..tracking.crop import OUTSIDE, SIZE_TOLERANCE
 from ..tracking.target_state import SCALE_CHANGE, SIZE_IN_DEVIATIONS
 
@@ -50,12 +50,19 @@ def _root(x: Tensor) -> Tensor:
 
 
 def place_windows(
-    image_size: tuple[int, int], pos: Tensor, sample_size: Tensor, output_size: tuple[int, int]
+    image_size: tuple[int, int],
+    pos: Tensor,
+    sample_size: Tensor,
+    output_size: tuple[int, int],
+    steady: bool = False,
 ) -> DeviceWindow:
     """The rectangles of `sample_size` (B, 2) about `pos` (B, 2), both fp32, kept inside as `crop.place_window` does."""
     size, output = _pair(image_size, sample_size), _pair(output_size, sample_size)
     shrink = (sample_size / size).amin(1, keepdim=True)
-    sample = torch.where(shrink > 1, sample_size / shrink, sample_size * float(SIZE_TOLERANCE)).trunc()
+    tolerance = float(SIZE_TOLERANCE)
+    shrunk = sample_size / shrink
+    shrunk = shrunk * tolerance if steady else shrunk
+    sample = torch.where(shrink > 1, shrunk, sample_size * tolerance).trunc()
     centre = pos.trunc().long()
     stride = ((sample / output).amin(1, keepdim=True) - 0.1).trunc().long().clamp(min=1)
     sample = sample / stride
@@ -221,12 +228,15 @@ def search_windows(
     crop_size: tuple[int, int],
     stride: int,
     filter_size: int,
+    windows: Windows = "released",
 ) -> DeviceWindow:
     """The windows about targets at `pos` (B, 2), `target_scale` (B, 1); see `tracker.ObjectTracker`."""
     halves = [(n // stride + filter_size) % 2 * (stride // 2) for n in crop_size]
     offset = _pair((halves[0], halves[1]), pos)
     crop = _pair(crop_size, pos)
-    return place_windows(image_size, pos + offset * target_scale, target_scale * crop, crop_size)
+    return place_windows(
+        image_size, pos + offset * target_scale, target_scale * crop, crop_size, steady=windows == "steady"
+    )
 
 
 def insert_sample(

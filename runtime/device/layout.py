@@ -179,8 +179,9 @@ class Layout:
         """A frame of all objects: a function of the tensors alone."""
         t, windows = self.tensors, self._windows
         state = (t["probability"], t["pos"], t["scale"], t["base_size"])
-        area = self.network.settings.min_area
-        self._before(self.frames, self._video_of, *state, windows, t["crop"], self.network.geometry, area)
+        settings = self.network.settings
+        given = (self.network.geometry, settings.min_area, settings.windows)
+        self._before(self.frames, self._video_of, *state, windows, t["crop"], *given)
         for call in self._features:
             call()
         if self._read is not None:

@@ -43,7 +43,8 @@ class Request:
         source: a video file or a folder of images.
         mask: a PNG, or a folder of PNGs named like frames.
         out: the folder for the results.
-        bundle, memory, interval, branches, threads, score_resize, min_area, device, backend: see `Segmenter.load`.
+        bundle, memory, interval, branches, threads, score_resize, min_area, windows, device, backend: see
+            `Segmenter.load`.
         hard_mask, keep_255: how given masks are read; see `masks.MaskReading`.
         correct: whether later masks of known objects correct them.
         every: segment every so many-th frame.
@@ -64,6 +65,7 @@ class Request:
     threads: int | None = None
     score_resize: str = "given"
     min_area: float | None = None
+    windows: str = "released"
     hard_mask: bool = False
     keep_255: bool = False
     correct: bool = False
@@ -133,6 +135,7 @@ def segment_video(request: Request, display: Display) -> Outcome:
         threads=request.threads,
         score_resize=request.score_resize,
         min_area=request.min_area,
+        windows=request.windows,
         device=request.device,
         backend=request.backend,
     )

@@ -53,7 +53,12 @@ class Window:
 
 
 def place_window(
-    image_size: tuple[int, int], pos: Vector, sample_size: Vector, output_size: tuple[int, int], keep_inside: bool
+    image_size: tuple[int, int],
+    pos: Vector,
+    sample_size: Vector,
+    output_size: tuple[int, int],
+    keep_inside: bool,
+    steady: bool = False,
 ) -> Window:
     """The rectangle of `sample_size` about `pos`.
 
@@ -64,6 +69,8 @@ def place_window(
         output_size: what the rectangle will be resized to; decides the thinning.
         keep_inside: shrink the rectangle and move it so that at least one axis stays within the frame (the released
             code's `inside_major`); otherwise it may reach beyond (`replicate`).
+        steady: let no last bit of a scale take a pixel off a window that is shrunk to the frame either; the released
+            code's windows flip there from frame to frame and from machine to machine.
     """
     size = vector(image_size)
     sample = vector(sample_size)
@@ -71,7 +78,8 @@ def place_window(
         shrink = np.float32((sample / size).min())
         # Where the window is not shrunk its size comes from a probability map's moments, whose last bits are noise:
         # a size that an exact computation puts on a whole number must not lose a pixel to them.
-        sample = np.trunc(sample / shrink if shrink > 1 else sample * SIZE_TOLERANCE)
+        shrunk = sample / shrink * (SIZE_TOLERANCE if steady else np.float32(1))
+        sample = np.trunc(shrunk if shrink > 1 else sample * SIZE_TOLERANCE)
     centre = np.trunc(vector(pos)).astype(np.int64)
     ratio = np.float32((sample / vector(output_size)).min())
     stride = max(int(ratio - np.float32(0.1)), 1)

@@ -123,7 +123,8 @@ class ObjectTracker:
         offset = ((cells + geometry.filter_size) % 2).astype(np.float32) * np.float32(geometry.stride / 2)
         centre = self.state.pos + offset * self.state.target_scale
         sample = self.state.target_scale * vector(geometry.crop_size)
-        return place_window(image_size, centre, sample, geometry.crop_size, keep_inside=True)
+        steady = self.settings.windows == "steady"
+        return place_window(image_size, centre, sample, geometry.crop_size, keep_inside=True, steady=steady)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Everything that the next frame depends on, as arrays."""

@@ -386,7 +386,8 @@ def _orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
     FFmpeg's `libavutil/display.h` gives the layout: nine int32, row by row.
     """
     # The picture's own `side_data` would refer back to it: pictures would wait for Python's search for cycles.
-    data: Any = SideDataContainer(picture).get("DISPLAYMATRIX")
+    container: Any = SideDataContainer
+    data: Any = container(picture).get("DISPLAYMATRIX")
     if data is None:
         return np.eye(2, dtype=np.int64)
     matrix = np.frombuffer(bytes(data), np.int32)[:9].reshape(3, 3)[:2, :2].astype(np.int64)

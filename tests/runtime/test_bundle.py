@@ -127,4 +127,6 @@ def test_a_manifest_without_a_graph_or_with_another_crop(copy):
     assert "jointrt export" in refused(copy, "lists no graph decoder")
     (copy / "manifest.json").write_text(before)
     edit(copy, geometry__crop_size=[96, 128])
+    assert "jointrt export" in refused(copy, "geometry's crop_size is")
+    edit(copy, model__crop_size=[96, 128])
     assert "jointrt export" in refused(copy, r"shape \('B', 3, 64, 128\), but crops are 96x128")

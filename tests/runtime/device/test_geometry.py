@@ -122,7 +122,8 @@ def test_corrections_are_kept_and_count_as_on_the_host(on):
         assert weights[0].tolist() == pytest.approx(host.values.tolist(), abs=2e-6)
 
 
-def test_a_batch_of_objects_is_cut_pasted_and_moved_as_one_by_one(on):
+@pytest.mark.parametrize("steady", [False, True])
+def test_a_batch_of_objects_is_cut_pasted_and_moved_as_one_by_one(on, steady):
     """Against the arrays of the CPU path, over frames larger, smaller and narrower than the crop."""
     generator = np.random.default_rng(0)
     for size in ((480, 854), (1080, 1920), (200, 150)):
@@ -131,7 +132,7 @@ def test_a_batch_of_objects_is_cut_pasted_and_moved_as_one_by_one(on):
         pos = generator.uniform(-0.1, 1.1, (6, 2)).astype(np.float32) * np.float32(size)
         scale = generator.uniform(0.2, 1.5, (6, 1)).astype(np.float32) * np.float32(max(size) / 854)
         samples = scale * np.float32(CROP)
-        windows = device_geometry.place_windows(size, on(pos), on(samples), CROP)
+        windows = device_geometry.place_windows(size, on(pos), on(samples), CROP, steady)
         frames, second = on(np.stack((frame[::-1], frame))), on(np.ones(6, np.int64))
         images = device_geometry.cut_images(frames, second, windows, CROP).cpu()
         labels = device_geometry.cut_masks(on(masks), windows, CROP).cpu()
@@ -141,7 +142,7 @@ def test_a_batch_of_objects_is_cut_pasted_and_moved_as_one_by_one(on):
             for resize in ("given", "ratio")
         }
         for i in range(6):
-            window = crop.place_window(size, pos[i], samples[i], CROP, keep_inside=True)
+            window = crop.place_window(size, pos[i], samples[i], CROP, keep_inside=True, steady=steady)
             assert (window.top, window.left) == tuple(windows.start[i].tolist())
             assert (window.bottom, window.right) == tuple(windows.stop[i].tolist())
             assert window.stride == windows.stride[i].item() and window.offset == tuple(windows.offset[i].tolist())

@@ -66,7 +66,7 @@ def array(shape, dtype):
 
 def test_every_name_that_is_used_exists_in_the_library():
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra tensorrt-rtx)")
-    source = Path(import_tensorrt.__code__.co_filename).with_name("tensorrt_engine.py").read_text()
+    source = Path(import_tensorrt.__code__.co_filename).with_name("tensorrt.py").read_text()
     owners = {"trt": trt, "context": trt.IExecutionContext, "engine": trt.ICudaEngine, "runtime": trt.Runtime}
     owners |= {"_context": trt.IExecutionContext, "_engine": trt.ICudaEngine, "config": trt.IRuntimeConfig}
     used = re.findall(r"\b(trt|_?context|_?engine|runtime|config)((?:\.[A-Za-z_]\w*)+)", source)

@@ -130,3 +130,18 @@ def test_first_states(golden):
             assert float(state.target_scale) == r["target_scale"]
             assert state.pos.tolist() == r["pos"]
             assert state.base_target_size.tolist() == r["base_target_sz"]
+
+
+def test_steady_windows_as_large_as_the_frame_are_one_whatever_a_scale_s_last_bits():
+    """By whole numbers: a crop of 384x672 over 480x854 spans 488 rows, exactly, once it is as wide as the frame."""
+    size, crop_size = (480, 854), (384, 672)
+    scale = np.float32(1.6)
+    found = {True: set(), False: set()}
+    for _ in range(400):
+        scale = np.nextafter(scale, np.float32(2))
+        for steady, windows in found.items():
+            sample = scale * vector(crop_size)
+            window = place_window(size, vector((200, 400)), sample, crop_size, keep_inside=True, steady=steady)
+            windows.add((window.bottom - window.top, window.right - window.left))
+    assert found[True] == {(488, 854)}
+    assert len(found[False]) > 1
