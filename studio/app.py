@@ -227,7 +227,9 @@ class Studio:
         def advance(done: int) -> bool:
             if done % 5 == 0:
                 rate = done / max(time.monotonic() - begun, 1e-6)
-                self.tell({"kind": "saving", "what": kind.value, "done": done, "count": session.frames.count, "fps": rate})
+                self.tell(
+                    {"kind": "saving", "what": kind.value, "done": done, "count": session.frames.count, "fps": rate}
+                )
             return not session.stopping
 
         def job() -> None:
@@ -295,7 +297,9 @@ def create_app(root: Path, access: Access, film: str | None = None) -> FastAPI:
         session = studio.working()
         if not 0 <= index < session.frames.count:
             raise SettingsError(f"frame is {index}: expected 0 to {session.frames.count - 1}")
-        return Response(encode(session.project.labels(index)), media_type="image/png", headers={"cache-control": "no-store"})
+        return Response(
+            encode(session.project.labels(index)), media_type="image/png", headers={"cache-control": "no-store"}
+        )
 
     @app.get("/export/{name}")
     def exported(name: Kind) -> FileResponse:

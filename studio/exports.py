@@ -145,7 +145,9 @@ def _video(
     """Pictures of a constant rate, odd sides repeated by one pixel where 4:2:0 asks for even ones."""
     width, height = frames.source.size
     with av.open(for_ffmpeg(path, "wb"), "w", format=container) as output:
-        stream: Any = output.add_stream(codec, rate=Fraction(frames.source.rate).limit_denominator(65535), options=options)
+        stream: Any = output.add_stream(
+            codec, rate=Fraction(frames.source.rate).limit_denominator(65535), options=options
+        )
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, pixels
         for frame, labels in _pairs(frames, project, advance):
             image = np.pad(draw(frame, labels), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -160,7 +160,9 @@ class Project:
             try:
                 changed = Object(id=object_id, name=name, colour=colour)
             except ValidationError:
-                raise SettingsError(f"name {name[:90]!r}, colour {colour[:20]!r}: expected 80 letters, #rrggbb") from None
+                raise SettingsError(
+                    f"name {name[:90]!r}, colour {colour[:20]!r}: expected 80 letters, #rrggbb"
+                ) from None
             item.name, item.colour = changed.name, changed.colour
             self.save()
 
@@ -208,9 +210,7 @@ class Project:
                 return None
             change = taken.pop()
             other.append(change)
-            content, given = (
-                (change.after, change.given_after) if again else (change.before, change.given_before)
-            )
+            content, given = (change.after, change.given_after) if again else (change.before, change.given_before)
             labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
             alive = [item.id for item in self.record.objects]
             self._put(change.frame, np.asarray(labels, np.uint8), [i for i in given if i in alive])

@@ -12,7 +12,9 @@ from ..errors import DependencyError, OutputError, SettingsError
 HOST = "127.0.0.1"
 
 
-def serve(video: Path | None, folder: Path | None, port: int, *, open_browser: bool, say: Callable[[str], None]) -> None:
+def serve(
+    video: Path | None, folder: Path | None, port: int, *, open_browser: bool, say: Callable[[str], None]
+) -> None:
     """Serve until Ctrl-C; says the link once the page can be opened.
 
     Raises:
@@ -40,8 +42,11 @@ def serve(video: Path | None, folder: Path | None, port: int, *, open_browser: b
     listener = socket.socket()
     try:
         listener.bind((HOST, port))
+        listener.listen(64)
     except OSError as error:
-        raise OutputError(f"port {port} cannot be used: {error.strerror or error}; choose another with --port") from None
+        raise OutputError(
+            f"port {port} cannot be used: {error.strerror or error}; choose another with --port"
+        ) from None
     link = access.link(HOST, listener.getsockname()[1])
     say(f"jointrt studio: {link}")
     if open_browser:

@@ -70,7 +70,9 @@ class Session:
         self.frames.close()
         self.project.save()
 
-    def click(self, frame: int, object_id: int, clicks: list[Click], box: tuple[float, float, float, float] | None) -> None:
+    def click(
+        self, frame: int, object_id: int, clicks: list[Click], box: tuple[float, float, float, float] | None
+    ) -> None:
         """Compute an object's mask from clicks and a box; dropped if another click comes before it is begun."""
         self._refuse_while_tracking()
         self.project.object(object_id)
@@ -296,7 +298,9 @@ class Session:
             labels = np.where(np.isin(labels, given), labels, np.uint8(0))
             return labels if labels.any() else None
         if not labels.any():
-            raise SettingsError(f"frame {at + 1} has no mask: click on an object there first, or go to a frame that has")
+            raise SettingsError(
+                f"frame {at + 1} has no mask: click on an object there first, or go to a frame that has"
+            )
         return labels
 
     def _with_given(self, at: int, labels: Labels, given: list[int] | None) -> Labels:
