@@ -130,7 +130,7 @@ class Studio:
             source = self.session.frames.source
             message["film"] = {
                 "name": self.session.name,
-                "size": source.size,
+                "size": self.session.frames.size,
                 "count": self.session.frames.count,
                 "rate": float(source.rate),
                 "tracking": self.session.tracking,
@@ -188,7 +188,7 @@ class Studio:
             width = min(max(float(message.get("width", 1)), 1.0), 2000.0)
             session.paint(frame, int(message["object"]), points, width, str(message["mode"]))
         elif kind == "contour":
-            width, height = session.frames.source.size
+            width, height = session.frames.size
             ends = [
                 (min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1))
                 for x, y in (message["start"], message["end"])

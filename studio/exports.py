@@ -143,7 +143,7 @@ def _video(
     advance: Advance,
 ) -> None:
     """Pictures of a constant rate, odd sides repeated by one pixel where 4:2:0 asks for even ones."""
-    width, height = frames.source.size
+    width, height = frames.size
     with av.open(for_ffmpeg(path, "wb"), "w", format=container) as output:
         stream: Any = output.add_stream(
             codec, rate=Fraction(frames.source.rate).limit_denominator(65535), options=options
@@ -160,7 +160,7 @@ def _coco(path: Path, frames: FrameCache, project: Project, advance: Advance) ->
         from pycocotools import mask as rle
     except ImportError:
         raise DependencyError("pycocotools is not installed: pip install 'jointrt[studio]'") from None
-    width, height = frames.source.size
+    width, height = frames.size
     annotations: list[dict[str, Any]] = []
     indices = project.frames()
     for done, index in enumerate(indices, 1):
@@ -192,7 +192,7 @@ def _coco(path: Path, frames: FrameCache, project: Project, advance: Advance) ->
 
 def _yolo(path: Path, frames: FrameCache, project: Project, advance: Advance) -> None:
     """Ultralytics' segmentation labels: class and outline in shares of the sides; a part of an object is a line."""
-    width, height = frames.source.size
+    width, height = frames.size
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         names = "".join(f"  {k}: {json.dumps(item.name)}\n" for k, item in enumerate(project.record.objects))
         archive.writestr("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{names}")

@@ -28,10 +28,13 @@ class FrameCache:
     Attributes:
         source: the film.
         count: frames in it.
+        size: width and height.
     """
 
     def __init__(self, path: Path, folder: Path, limit: int = CACHE_BYTES) -> None:
         self.source = open_source(path)
+        height, width = self.source.size
+        self.size = (width, height)
         self._folder = folder
         self._limit = limit
         self._sizes: OrderedDict[int, int] = OrderedDict()

@@ -40,7 +40,7 @@ class Session:
     def __init__(self, path: Path, folder: Path, tell: Tell, show: Show) -> None:
         self.frames = FrameCache(path, folder / "frames")
         try:
-            self.project = Project(folder, self.frames.source.fingerprint(), self.frames.source.size)
+            self.project = Project(folder, self.frames.source.fingerprint(), self.frames.size)
         except JointError:
             self.frames.close()
             raise

@@ -60,7 +60,7 @@ def click_at(page, x: float, y: float, **options) -> None:
 
 def wait_for(page, text: str) -> None:
     page.wait_for_function(
-        "text => document.getElementById('text').textContent.includes(text)", arg=text, timeout=120_000
+        "text => document.getElementById('text').textContent.includes(text)", arg=text, timeout=30_000
     )
 
 
@@ -86,9 +86,9 @@ def expected() -> list[np.ndarray]:
     labels = [segmenter.step(frames[0], (mask > 0.5).astype(np.uint8))]
     labels[0] = (mask > 0.5).astype(np.uint8)
     labels += [segmenter.step(frame) for frame in frames[1:10]]
-    corrected = segmenter.step  # frame 10 was tracked once, then corrected: the tracker goes on from before it
+    # Frame 10 was tracked once, then corrected: the tracker goes on from before it.
     before = segmenter.snapshot()
-    tracked = corrected(frames[10])
+    tracked = segmenter.step(frames[10])
     segmenter.restore(before)
     stroke = np.zeros_like(tracked)
     cv2.polylines(stroke, [np.array(STROKE, np.int32) * 16], False, 1, WIDTH, shift=4)
@@ -111,14 +111,14 @@ def test_clicks_tracking_correction_and_a_killed_server(browser, tmp_path):
             click_at(page, x, y)
             wait_for(page, "mask in")
         page.evaluate("studio.send('track', { count: 10 })")
-        page.wait_for_selector("body[data-frame='10']", timeout=120_000)
+        page.wait_for_selector("body[data-frame='10']", timeout=30_000)
         wait_for(page, "ready")
         page.click("[data-tool=brush]")
         page.evaluate(f"document.getElementById('size').value = {WIDTH}")
         page.evaluate("points => studio.send('paint', { object: 1, points, width: 24, mode: 'paint' })", STROKE)
         page.wait_for_function("!document.getElementById('undo').disabled && studio.given(10)")
         page.evaluate("studio.send('track', { count: 4 })")
-        page.wait_for_selector("body[data-frame='14']", timeout=120_000)
+        page.wait_for_selector("body[data-frame='14']", timeout=30_000)
         wait_for(page, "ready")
         masks = saved_masks(page)
         page.screenshot(path=tmp_path / "studio.png")
