@@ -116,7 +116,7 @@ def test_clicks_tracking_correction_and_a_killed_server(browser, tmp_path):
         page.click("[data-tool=brush]")
         page.evaluate(f"document.getElementById('size').value = {WIDTH}")
         page.evaluate("points => studio.send('paint', { object: 1, points, width: 24, mode: 'paint' })", STROKE)
-        page.wait_for_function("!document.getElementById('undo').disabled && studio.given(10)")
+        page.wait_for_function("() => !document.getElementById('undo').disabled && studio.given(10)")
         page.evaluate("studio.send('track', { count: 4 })")
         page.wait_for_selector("body[data-frame='14']", timeout=30_000)
         wait_for(page, "ready")
