@@ -74,14 +74,14 @@ def saved_masks(page) -> dict[str, np.ndarray]:
         return {name: np.array(Image.open(archive.open(name))) for name in archive.namelist()}
 
 
-def expected() -> list[np.ndarray]:
+def expected(clicks: list[tuple[float, float, bool]]) -> list[np.ndarray]:
     """What the Python interface makes of the same clicks, stroke and frames."""
     frames = [frame.image for frame in open_source(CLIP).frames(0, 15)]
     clicker = ClickSegmenter.load()
     clicker.set_image(frames[0])
     mask = None
-    for count in range(1, len(CLICKS) + 1):
-        mask = clicker.predict([Click(x, y) for x, y in CLICKS[:count]], mask=mask)
+    for count in range(1, len(clicks) + 1):
+        mask = clicker.predict([Click(*click) for click in clicks[:count]], mask=mask)
     segmenter = Segmenter.load("lite-int8")
     labels = [segmenter.step(frames[0], (mask > 0.5).astype(np.uint8))]
     labels[0] = (mask > 0.5).astype(np.uint8)
@@ -110,6 +110,8 @@ def test_clicks_tracking_correction_and_a_killed_server(browser, tmp_path):
             page.evaluate("document.getElementById('text').textContent = ''")
             click_at(page, x, y)
             wait_for(page, "mask in")
+        # A pointer's places are whole pixels of the screen.
+        clicks = page.evaluate("() => studio.clicks()")
         page.evaluate("studio.send('track', { count: 10 })")
         page.wait_for_selector("body[data-frame='10']", timeout=30_000)
         wait_for(page, "ready")
@@ -130,7 +132,7 @@ def test_clicks_tracking_correction_and_a_killed_server(browser, tmp_path):
         assert page.input_value("#objects li input[type=text]") == "object 1"
     page.close()
     assert masks.keys() == again.keys()
-    for k, labels in enumerate(expected()):
+    for k, labels in enumerate(expected(clicks)):
         name = sorted(masks)[k]
         np.testing.assert_array_equal(masks[name], again[name])
         np.testing.assert_array_equal(masks[name], labels, err_msg=name)

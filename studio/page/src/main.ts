@@ -410,4 +410,4 @@ connect();
 
 // For tests and measurements: where a pixel of the film lies on the page, and what a person can send.
 const toPage = (x: number, y: number): Point => { const [x0, y0] = origin(); return [x0 + x * scale(), y0 + y * scale()]; };
-Object.assign(window, { studio: { toPage, send, go, given: (at: number) => film?.project.given[at] !== undefined } });
+Object.assign(window, { studio: { toPage, send, go, clicks: () => clicks, given: (at: number) => film?.project.given[at] !== undefined } });
