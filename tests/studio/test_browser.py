@@ -11,13 +11,12 @@ from io import BytesIO
 from pathlib import Path
 
 import cv2
+import jointrt
 import numpy as np
 import pytest
-from PIL import Image
-
-import jointrt
 from jointrt import Click, ClickSegmenter, Segmenter
 from jointrt.runtime.video.sources import open_source
+from PIL import Image
 
 pytest.importorskip("fastapi")
 playwright = pytest.importorskip("playwright.sync_api")

@@ -4,9 +4,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 import jointrt
+import pytest
 
 STUDIO = Path(jointrt.__file__).parent / "studio"
 
