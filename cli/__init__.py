@@ -8,8 +8,9 @@ from . import accuracy
 from . import speed
 from . import bundles
 from . import training
+from . import studio
 from . import machine
 from .app import app, main
 # isort: on
 
-__all__ = ["accuracy", "app", "bundles", "clicks", "machine", "main", "segment", "speed", "training"]
+__all__ = ["accuracy", "app", "bundles", "clicks", "machine", "main", "segment", "speed", "studio", "training"]
