@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +58,9 @@ def run_batch(
     Raises:
         JointError: nothing could begin; a clip's own fault is told in the report.
     """
+    if "://" not in plan.out:
+        # A worker may stand in another folder.
+        plan = replace(plan, out=str(Path(plan.out).absolute()))
     total = check_batch(inputs, plan, overwrite=overwrite)
     began = time.perf_counter()
     with _ray(address, plan, workers) as ray, tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:

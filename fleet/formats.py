@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..runtime.video.sources import FOLDER_RATE, natural_key
@@ -25,7 +26,7 @@ def convert_masks(result: Path, kind: str) -> None:
     shutil.rmtree(result / "masks")
 
 
-def _labels(file: Path) -> np.ndarray:
+def _labels(file: Path) -> NDArray[np.uint8]:
     with Image.open(file) as image:
         return np.array(image)
 

@@ -67,7 +67,8 @@ class Report:
         top = max(bins) or 1.0
         wide = WIDTH / len(bins)
         bars = "".join(
-            f"<rect x='{i * wide:.1f}' y='{HEIGHT * (1 - b / top):.1f}' width='{wide:.1f}' height='{HEIGHT * b / top:.1f}'/>"
+            f"<rect x='{i * wide:.1f}' y='{HEIGHT * (1 - b / top):.1f}' width='{wide:.1f}' "
+            f"height='{HEIGHT * b / top:.1f}'/>"
             for i, b in enumerate(bins)
         )
         return (

@@ -105,6 +105,8 @@ def _clip(row: Any, place: str) -> Clip:
             f"{place} has no `video`: expected columns `video`, `mask` and perhaps name, start, end, every"
         )
     video, mask = str(row["video"]), str(row.get("mask") or "")
+    # A worker may stand in another folder.
+    video, mask = (u if not u or "://" in u else str(Path(u).absolute()) for u in (video, mask))
     name = str(row.get("name") or PurePosixPath(video).stem)
     if not NAME.fullmatch(name) or name in RESERVED:
         raise DatasetError(f"{place}: {name!r} cannot be a clip's name: expected letters, digits, '.', '_' and '-'")

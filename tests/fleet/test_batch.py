@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,30 +13,8 @@ fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("ray")
 
 from jointrt.fleet.batch import run_batch  # noqa: E402
-from jointrt.fleet.worker import Plan, Quiet  # noqa: E402
+from jointrt.fleet.worker import Quiet  # noqa: E402
 from jointrt.runtime.job.run import Request, segment_video  # noqa: E402
-from jointrt.runtime.video.masks import write_label_map  # noqa: E402
-
-
-def make_clip(folder, number):
-    import av
-
-    rng = np.random.default_rng(number)
-    back = rng.integers(0, 255, (64, 96, 3), np.uint8)
-    labels = np.zeros((64, 96), np.uint8)
-    labels[20:44, 30:60] = 1
-    video = folder / f"clip{number}.mkv"
-    with av.open(str(video), "w") as container:
-        stream = container.add_stream("ffv1", rate=24)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr0"
-        for step in range(3):
-            image = back.copy()
-            image[20 + step : 44 + step, 30 + step : 60 + step] = (200, 40, 10 * number)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    mask = folder / f"clip{number}.png"
-    write_label_map(mask, labels)
-    return video, mask
 
 
 class Killer:
@@ -64,12 +41,7 @@ def cluster():
     cluster.shutdown()
 
 
-def plan_for(out, resume=False, kind="png"):
-    request = Request(source=Path(), mask=Path(), out=Path(), bundle="lite", threads=1)
-    return Plan(request, str(out), kind, resume)
-
-
-def test_two_nodes_a_killed_worker_and_bad_clips(tmp_path, cluster):
+def test_two_nodes_a_killed_worker_and_bad_clips(tmp_path, cluster, make_clip, plan_for):
     clips = {f"clip{n}": make_clip(tmp_path, n) for n in range(10)}
     (tmp_path / "corrupt.mkv").write_bytes(b"not a video" * 50)
     rows = [{"video": str(v), "mask": str(m)} for v, m in clips.values()]

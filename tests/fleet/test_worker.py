@@ -7,24 +7,23 @@ import pytest
 
 pytest.importorskip("fsspec")
 
-import av  # noqa: E402
-import numpy as np  # noqa: E402
-import pyarrow  # noqa: E402
-from jointrt.errors import DatasetError  # noqa: E402
-from jointrt.fleet.batch import long_first  # noqa: E402
-from jointrt.fleet.table import Clip, count_clips, read_clips  # noqa: E402
-from jointrt.fleet.worker import Worker  # noqa: E402
-from PIL import Image  # noqa: E402
-from pyarrow import parquet  # noqa: E402
-from pycocotools import mask as coco  # noqa: E402
-from test_batch import make_clip, plan_for  # noqa: E402
+import av
+import numpy as np
+import pyarrow
+from jointrt.errors import DatasetError
+from jointrt.fleet.batch import long_first
+from jointrt.fleet.table import Clip, count_clips, read_clips
+from jointrt.fleet.worker import Worker
+from PIL import Image
+from pyarrow import parquet
+from pycocotools import mask as coco
 
 
 def files_of(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_formats_hold_the_same_labels_and_twice_gives_the_same_bytes(tmp_path):
+def test_formats_hold_the_same_labels_and_twice_gives_the_same_bytes(tmp_path, make_clip, plan_for):
     video, mask = make_clip(tmp_path, 1)
     clip = Clip("one", str(video), str(mask))
     for kind in ("png", "ffv1", "rle"):
@@ -45,7 +44,7 @@ def test_formats_hold_the_same_labels_and_twice_gives_the_same_bytes(tmp_path):
         assert np.array_equal(coco.decode(run), labels == 1)
 
 
-def test_resume_leaves_what_is_there_and_refuses_another_request(tmp_path):
+def test_resume_leaves_what_is_there_and_refuses_another_request(tmp_path, make_clip, plan_for):
     video, mask = make_clip(tmp_path, 1)
     out = tmp_path / "out"
     out.mkdir()
@@ -79,7 +78,7 @@ def test_long_clips_go_first():
     assert [c.length for c in long_first(iter(clips))] == [9, 5, 3, 1]
 
 
-def test_results_on_a_real_s3_server(tmp_path, monkeypatch):
+def test_results_on_a_real_s3_server(tmp_path, monkeypatch, make_clip, plan_for):
     server_of = pytest.importorskip("moto.server").ThreadedMotoServer
     s3fs = pytest.importorskip("s3fs")
     with socket.socket() as free:
