@@ -4,6 +4,7 @@
 # isort: off
 from . import segment
 from . import clicks
+from . import fleet
 from . import accuracy
 from . import speed
 from . import bundles
@@ -13,4 +14,16 @@ from . import machine
 from .app import app, main
 # isort: on
 
-__all__ = ["accuracy", "app", "bundles", "clicks", "machine", "main", "segment", "speed", "studio", "training"]
+__all__ = [
+    "accuracy",
+    "app",
+    "bundles",
+    "clicks",
+    "fleet",
+    "machine",
+    "main",
+    "segment",
+    "speed",
+    "studio",
+    "training",
+]
