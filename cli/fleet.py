@@ -38,7 +38,7 @@ def batch(
     from ..fleet.batch import check_batch, run_batch
     from ..fleet.progress import BatchDisplay
     from ..fleet.worker import Plan
-    from ..runtime.bundle import default_bundle
+    from ..runtime.backends import default_bundle
     from ..runtime.job.run import Request
 
     if overwrite and resume:
@@ -49,7 +49,7 @@ def batch(
         source=nowhere,
         mask=nowhere,
         out=nowhere,
-        bundle=bundle or default_bundle(device),
+        bundle=bundle or default_bundle(backend, device),
         device=device,
         backend=backend,
         **settings,

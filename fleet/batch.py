@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 import tempfile
 import time
@@ -104,10 +105,10 @@ def _ray(address: str | None, plan: Plan, workers: int | None) -> Iterator[Any]:
 
     if address is None:
         cores = (workers or 0) * (plan.request.threads or 1) or len(os.sched_getaffinity(0))
-        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     else:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise DeviceError(f"no Ray cluster answers at {address}: {error}") from None
     try:

@@ -94,7 +94,11 @@ class Studio:
     def tell(self, message: dict[str, Any] | bytes) -> None:
         """Send to all pages, from any thread."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(lambda: [page.put_nowait(message) for page in self._pages.values()])
+            self._loop.call_soon_threadsafe(self._queue, message)
+
+    def _queue(self, message: dict[str, Any] | bytes) -> None:
+        for page in self._pages.values():
+            page.put_nowait(message)
 
     def show(self, frame: int, labels: Labels) -> None:
         """Send a frame's masks to all pages."""

@@ -36,9 +36,9 @@ class Choices(BaseModel):
     """How masks are computed; see `Segmenter.load`."""
 
     model_config = ConfigDict(extra="forbid")
-    bundle: str = Field("lite-int8", pattern=r"^[A-Za-z0-9._-]+$")
-    memory: int | None = Field(None, ge=1, le=1000)
-    interval: int | None = Field(None, ge=1, le=1000)
+    bundle: str = Field(default="lite-int8", pattern=r"^[A-Za-z0-9._-]+$")
+    memory: int | None = Field(default=None, ge=1, le=1000)
+    interval: int | None = Field(default=None, ge=1, le=1000)
 
 
 class Seen(BaseModel):
