@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +50,8 @@ def main() -> None:
         # Names of files need not be text.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # Pillow's word on large images; what is too large is refused.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit of", append=True)
     try:
         sys.exit(app(standalone_mode=False))
     except JointError as error:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import MaskError, OutputError
-from .sources import Source, natural_key
+from .sources import MAX_PIXELS, Source, instead_of_a_file, natural_key
 
 MAX_OBJECTS = 255
 RAMP_SHARE = 0.8
@@ -25,8 +25,6 @@ MIN_SHADES = 3
 MIN_PHOTO_IDS = 16
 PHOTO_INSIDE = 0.1
 """Ids from which on, and share of the pixels up to which, a picture is taken for a photo."""
-MAX_PIXELS = 1 << 28
-"""Larger images are refused before they are decoded."""
 SMALL_OBJECT = 100
 """Pixels below which the released tracker keeps an object's place and size (see `tracking.target_state.MIN_AREA`)."""
 VOID = 255
@@ -95,6 +93,7 @@ def read_label_map(path: Path, *, hard: bool = False) -> NDArray[np.uint8]:
     Raises:
         MaskError: not a PNG; colours without a palette; smoothed edges; ids that do not fit 8 bits.
     """
+    _refuse_no_file(path)
     try:
         with Image.open(path) as image:
             if image.format != "PNG":
@@ -103,8 +102,6 @@ def read_label_map(path: Path, *, hard: bool = False) -> NDArray[np.uint8]:
                 raise MaskError(f"{path} is {image.width}x{image.height}: expected at most {MAX_PIXELS} pixels")
             mode = image.mode
             values = _values(image, path)
-    except FileNotFoundError:
-        raise MaskError(f"{path} does not exist: expected a mask, a PNG") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MaskError(f"{path} cannot be read as a PNG: {error}") from None
     ids: list[int] = np.unique(values).tolist()
@@ -123,6 +120,17 @@ def read_label_map(path: Path, *, hard: bool = False) -> NDArray[np.uint8]:
         if mode != "P":
             _refuse_smoothed(labels, objects, path)
     return labels
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Refuse what cannot be opened, or would wait for a writer for ever."""
+    try:
+        if path.is_file():
+            return
+        found = instead_of_a_file(path)
+    except OSError as error:
+        raise MaskError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise MaskError(f"{found}: expected a mask, a PNG")
 
 
 def _values(image: Image.Image, path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -21,20 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ...errors import VideoError
+from .containers import AVI, MATROSKA_MAGIC, MP4, MP4_MAGIC, structure_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FOLDER_RATE = Fraction(24)
 """Frames per second of a folder of images, which has none of its own; DAVIS films are shown at 24."""
 MOST_STRAYS = 0.2
 """Share of a folder's images up to which those that are named otherwise are taken for no frames."""
+MAX_PIXELS = 1 << 28
+"""Larger images and frames are refused before they are decoded."""
 FINEST_TICKS = 1_000_000
 """Ticks per second beyond which a common multiple of frame rate and time base is not formed."""
-MATROSKA_MAGIC = bytes.fromhex("1a45dfa3")
-SEGMENT_MAGIC = bytes.fromhex("18538067")
-INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")
-"""FFmpeg's names of containers whose index lists every packet when the file is opened."""
-MP4_MAGIC = b"ftyp"
-"""At byte 4."""
 TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
 """FFmpeg demuxers that draw any text file as pictures."""
 
@@ -114,21 +111,31 @@ def open_source(path: str | Path, *, exclude: Path | None = None) -> VideoFile |
             return ImageFolder(path, exclude=exclude)
         if path.is_file():
             return VideoFile(path)
-        found = _instead_of_a_file(path)
+        found = instead_of_a_file(path)
     except OSError as error:
         raise VideoError(f"{path} cannot be read: {error.strerror or error}") from None
-    raise VideoError(f"{path} {found}: expected a video file or a folder of images")
+    raise VideoError(f"{found}: expected a video file or a folder of images")
 
 
-def _instead_of_a_file(path: Path) -> str:
-    """What a path that is neither file nor folder is, in words."""
+def instead_of_a_file(path: Path) -> str:
+    """A path that is no file, and what it is, in words."""
     if str(path) == "-":
-        return "stands for the standard input, which is not read"
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
-        return "is an address, which is not read: download it first"
+        return "- stands for the standard input, which is not read"
+    if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+(.*)", str(path)):
+        # A path has lost one of the two slashes.
+        return f"{address[1]}://{address[2]} is an address, which is not read: download it first"
     if path.is_fifo():
-        return "is a pipe, which is not read: write it to a file first"
-    return "is neither a file nor a folder" if path.exists() else "does not exist"
+        return f"{path} is a pipe, which is not read: write it to a file first"
+    if path.is_dir():
+        return f"{path} is a folder"
+    return f"{path} is neither a file nor a folder" if path.exists() else f"{path} does not exist"
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Whether two names are of one file, links included."""
+    with contextlib.suppress(OSError):
+        return path.samefile(other)
+    return False
 
 
 class VideoFile:
@@ -140,9 +147,15 @@ class VideoFile:
         self.notes: tuple[str, ...] = ()
         with _open_container(path) as container:
             stream = _video_stream(container, path)
-            self.count, self._packets = _indexed(stream)
-            self._cut = _ends_early(path)
-            self._announced = self.count or _announced(stream)
+            self.count: int | None = None
+            self._packets: int | None = None
+            entries = _listed(stream)
+            structure = structure_of(path, container.format.name, entries[-1].pos if entries else None)
+            self._cut = structure.cut
+            if structure.indexed:
+                # The header's count is not asked: an edit list presents fewer, and chunks may be empty.
+                self.count, self._packets = sum(not entry.is_discard for entry in entries), len(entries)
+            self._announced = self.count or stream.frames or _announced(stream)
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             self._ticks = Fraction(stream.time_base)
             ticks = math.lcm(self.rate.numerator, self._ticks.denominator)
@@ -327,8 +340,13 @@ def _video_stream(container: Any, path: Path) -> Any:
     if not streams:
         found = "only other streams" if len(container.streams) else "no stream"
         raise VideoError(f"{path} holds no frame: expected a video stream, found {found}")
-    if streams[0].codec_context is None:
+    context = streams[0].codec_context
+    if context is None:
         raise VideoError(f"{path} is coded in a way that this FFmpeg cannot decode: convert it, to H.264 in MP4 say")
+    if context.width * context.height > MAX_PIXELS:
+        raise VideoError(f"{path} is {context.width}x{context.height}: expected frames of at most {MAX_PIXELS} pixels")
+    # A stream may grow in its middle; FFmpeg counts whole blocks.
+    context.options = {"max_pixels": str(2 * MAX_PIXELS)}
     return streams[0]
 
 
@@ -342,42 +360,11 @@ def _announced(stream: Any) -> int | None:
     return round((int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)) * rate)
 
 
-def _indexed(stream: Any) -> tuple[int | None, int | None]:
-    """Frames that a container's index says are presented, and packets that it lists; None where it has no index.
-
-    The count in a header is not asked: an edit list presents fewer, and chunks may be empty.
-    """
-    if stream.container.format.name not in INDEXED_FORMATS:
-        return None, None
-    entries = [entry for entry in stream.index_entries if entry.size]
-    return (sum(not entry.is_discard for entry in entries), len(entries)) if entries else (None, None)
-
-
-def _ends_early(path: Path) -> bool:
-    """Whether a Matroska file is shorter than its segment says; the duration in a tag may be that of another cut.
-
-    RFC 8794: an element is its id, its length as a number of 1 to 8 bytes whose leading zero bits count them, and its
-    contents; all ones mean that the length is not known.
-    """
-    with path.open("rb") as stream:
-        head = stream.read(1 << 12)
-        length = stream.seek(0, 2)
-    if head[:4] != MATROSKA_MAGIC:
-        return False
-    place, size = _element_length(head, 4)
-    if size is None or head[place + size : place + size + 4] != SEGMENT_MAGIC:
-        return False
-    place, size = _element_length(head, place + size + 4)
-    return size is not None and place + size > length
-
-
-def _element_length(data: bytes, place: int) -> tuple[int, int | None]:
-    """Where an element's contents begin, and how long they are; None if that is not known."""
-    width = 9 - data[place].bit_length() if place < len(data) else 9
-    if width > 8:
-        return place, None
-    value = int.from_bytes(data[place : place + width], "big") & ((1 << 7 * width) - 1)
-    return place + width, None if value == (1 << 7 * width) - 1 else value
+def _listed(stream: Any) -> list[Any]:
+    """Entries of a container's index that hold data; empty where it has none."""
+    if stream.container.format.name not in (MP4, AVI):
+        return []
+    return [entry for entry in stream.index_entries if entry.size]
 
 
 def _orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
@@ -411,16 +398,52 @@ def _upright(picture: av.VideoFrame, matrix: NDArray[np.int64], reformatter: Vid
 
 
 def _alike(images: list[Path]) -> tuple[list[Path], tuple[str, ...]]:
-    """The images whose names follow the pattern of most, where one or few do not, and a note of what is left out."""
+    """Those of a folder's images that are frames, in their order, and a note where there are others.
+
+    Names follow a pattern, digits aside. Images of other patterns are no frames where they are few, have no number, or
+    are masks where the frames are not.
+    """
     by_pattern: dict[str, list[Path]] = {}
     for image in images:
-        by_pattern.setdefault(re.sub(r"[0-9]+", "#", image.stem), []).append(image)
-    pattern, most = max(by_pattern.items(), key=lambda item: len(item[1]), default=("", images))
-    others = [image for image in images if image not in set(most)]
-    if not others or "#" not in pattern or len(others) > MOST_STRAYS * len(images):
+        by_pattern.setdefault(_pattern(image.stem), []).append(image)
+    if len(by_pattern) < 2:
         return images, ()
-    left = ", ".join(p.name for p in others[:3]) + (" and others" if len(others) > 3 else "")
-    return most, (f"{len(most)} images named like {pattern} are the frames; left out: {left}",)
+    like_masks = {pattern for pattern, files in by_pattern.items() if _like_a_mask(files[0])}
+    numbered = [pattern for pattern in by_pattern if "#" in pattern]
+    pattern = max(numbered, key=lambda name: (name not in like_masks, len(by_pattern[name])), default="")
+    if not pattern:
+        return images, ()
+    frames, stray = list(by_pattern[pattern]), []
+    for other, files in by_pattern.items():
+        # Of copies, the first often has no number: `image`, `image (1)`.
+        unnumbered = "#" not in other and _letters(other) != _letters(pattern)
+        is_mask = other in like_masks and pattern not in like_masks
+        if other != pattern:
+            few = len(files) <= MOST_STRAYS * len(images) and _letters(other) != _letters(pattern)
+            (stray if unnumbered or is_mask or few else frames).extend(files)
+    kept = set(frames)
+    if not stray:
+        counts = ", ".join(f"{len(files)} like {name}" for name, files in by_pattern.items())
+        return images, (f"all {len(images)} images are taken as frames, though their names differ: {counts}",)
+    left = ", ".join(p.name for p in stray[:3]) + (f" and {len(stray) - 3} more" if len(stray) > 3 else "")
+    note = f"{len(frames)} images named like {pattern} are the frames; left out: {left}"
+    return [image for image in images if image in kept], (note,)
+
+
+def _pattern(name: str) -> str:
+    """A name with `#` for its numbers, circled ones and other scripts' included."""
+    return re.sub("#+", "#", "".join("#" if c.isnumeric() else c for c in name))
+
+
+def _letters(pattern: str) -> str:
+    return "".join(filter(str.isalpha, pattern)).lower()
+
+
+def _like_a_mask(file: Path) -> bool:
+    """Whether an image is a PNG with a palette or one channel; False where that cannot be told."""
+    with contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(file) as image:
+        return image.format == "PNG" and (image.mode in ("1", "L", "P") or image.mode.startswith("I"))
+    return False
 
 
 class ImageFolder:
@@ -434,7 +457,10 @@ class ImageFolder:
             key=lambda p: natural_key(p.name),
         )
         if exclude is not None:
-            images = [p for p in images if p.resolve() != exclude.resolve()]
+            images = [p for p in images if not _same(p, exclude)]
+        for image in images:
+            if not image.is_file():
+                raise VideoError(f"{instead_of_a_file(image)}: expected an image")
         self.files, self.notes = _alike(images)
         if not self.files:
             raise VideoError(f"{path} holds no frame: expected images ({', '.join(IMAGE_SUFFIXES)})")

@@ -1,5 +1,7 @@
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -296,6 +298,57 @@ def test_an_image_named_otherwise_than_all_others_is_left_out_with_a_note(frames
     source = open_source(frames)
     assert source.count == 6 and source.name(0) == "frame_00000"
     assert source.notes == ("6 images named like frame_# are the frames; left out: first_mask.png",)
+
+
+@pytest.mark.parametrize(("form", "name"), [("P", "mask_{:05d}"), ("L", "mask_{:05d}"), ("1", "{:05d}")])
+def test_masks_among_the_frames_are_left_out_with_a_note(frames, form, name):
+    for i in range(6):
+        Image.fromarray(block() * 255).convert(form).save(frames / f"{name.format(i)}.png")
+    source = open_source(frames)
+    assert [f.name for f in source.files] == [f"frame_{i:05d}.jpg" for i in range(6)]
+    assert len(source.notes) == 1 and "left out" in source.notes[0] and "and 3 more" in source.notes[0]
+
+
+def test_a_picture_without_a_number_is_no_frame_of_few_that_have_one(frames):
+    for i in range(2, 6):
+        (frames / f"frame_{i:05d}.jpg").unlink()
+    Image.new("RGB", (32, 24)).save(frames / "thumbnail.jpg")
+    source = open_source(frames)
+    assert source.count == 2 and "thumbnail.jpg" in source.notes[0]
+
+
+def test_two_kinds_of_names_are_told_where_both_are_frames(frames):
+    for i in range(6):
+        Image.new("RGB", (64, 48)).save(frames / f"take_{i:05d}.jpg")
+    source = open_source(frames)
+    assert source.count == 12
+    assert source.notes == (
+        "all 12 images are taken as frames, though their names differ: 6 like frame_#, 6 like take_#",
+    )
+
+
+def test_the_first_of_copies_has_no_number(tmp_path):
+    for name in ("image", "image (1)", "image (2)"):
+        Image.new("RGB", (64, 48)).save(tmp_path / f"{name}.png")
+    assert open_source(tmp_path).count == 3
+
+
+def test_a_link_to_the_mask_is_no_frame_either(frames, tmp_path):
+    Image.fromarray(block() * 255).save(tmp_path / "mask.png")
+    (frames / "frame_00006.png").hardlink_to(tmp_path / "mask.png")
+    assert open_source(frames, exclude=tmp_path / "mask.png").count == 6
+
+
+@pytest.mark.parametrize("given", ["https://host/mask.png", "-"])
+def test_what_is_no_mask_file_is_named_for_what_it_is(given):
+    with pytest.raises(MaskError, match=f"{given} (is an address|stands for)"):
+        read_label_map(Path(given))
+
+
+def test_a_pipe_is_no_mask(tmp_path):
+    os.mkfifo(tmp_path / "m.png")
+    with pytest.raises(MaskError, match="is a pipe"):
+        read_label_map(tmp_path / "m.png")
 
 
 def test_masks_without_effect_are_counted_with_their_reason(frames, tmp_path):

@@ -185,11 +185,11 @@ def test_folder_images_are_turned_by_their_exif_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [(("1.png", "1.jpg"), "one name"), (("1.png", "2.png", "large.png"), "of one size")]
+    ("names", "said"), [(("1.png", "1.jpg"), "one name"), (("1.png", "2.png", "3.png"), "of one size")]
 )
 def test_folders_that_cannot_be_one_film_are_refused(tmp_path, names, said):
     for name in names:
-        Image.new("L", (80, 60) if name == "large.png" else (40, 30)).save(tmp_path / name)
+        Image.new("L", (80, 60) if name == "3.png" else (40, 30)).save(tmp_path / name)
     with pytest.raises(VideoError, match=said):
         open_source(tmp_path)
 
@@ -250,6 +250,68 @@ def test_empty_chunks_of_an_avi_are_no_frames(tmp_path):
     assert source.count == 12
 
 
+def coded(path, codec="mpeg4", pix_fmt="yuv420p", count=48, **options):
+    """A video of so many frames, one key frame in twelve."""
+    with av.open(str(path), "w", options=options) as output:
+        stream = output.add_stream(codec, rate=24, options={"g": "12"})
+        stream.height, stream.width, stream.pix_fmt = 48, 80, pix_fmt
+        for picture in pictures(count):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        output.mux(stream.encode(None))
+    return path
+
+
+def test_an_avi_without_its_index_is_read_whole_and_a_cut_one_is_told(tmp_path):
+    whole = coded(tmp_path / "whole.avi", "mjpeg", "yuvj420p").read_bytes()
+    (tmp_path / "a.avi").write_bytes(whole[: whole.rfind(b"idx1")])
+    source = open_source(tmp_path / "a.avi")
+    assert len(list(source.frames())) == 48 and source.damage is None and source.count is None
+    assert [f.index for f in source.frames(start=40)] == list(range(40, 48)) and source.index_of("00047") == 47
+    (tmp_path / "b.avi").write_bytes(whole[: len(whole) // 2])
+    source = open_source(tmp_path / "b.avi")
+    read = len(list(source.frames()))
+    assert 0 < read < 48 and f"truncated or damaged: {read} of its 48 frames" in source.damage
+
+
+def test_frames_that_an_avi_s_header_counts_wrong(tmp_path):
+    data = bytearray(coded(tmp_path / "a.avi").read_bytes())
+    for kind, place in ((b"avih", 24), (b"strh", 40)):
+        at = data.find(kind) + place
+        data[at : at + 4] = struct.pack("<I", 7)
+    (tmp_path / "a.avi").write_bytes(data)
+    source = open_source(tmp_path / "a.avi")
+    assert source.count == 48 and len(list(source.frames())) == 48 and source.damage is None
+
+
+@pytest.mark.parametrize("flags", ["frag_keyframe+empty_moov", "cmaf+global_sidx", "frag_keyframe", "cmaf"])
+def test_an_mp4_in_fragments_counts_all_of_them_or_none(tmp_path, flags):
+    path = coded(tmp_path / "a.mp4", movflags=flags)
+    source = open_source(path)
+    assert len(list(source.frames())) == 48 and source.damage is None
+    assert source.count in (48, None)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(0.6 * len(data))])
+    source = open_source(path)
+    assert 0 < len(list(source.frames())) < 48
+    assert "truncated or damaged" in source.damage
+
+
+def test_a_gif_without_its_end_is_told(tmp_path):
+    data = coded(tmp_path / "a.gif", "gif", "rgb8", 12).read_bytes()
+    assert open_source(tmp_path / "a.gif").damage is None
+    (tmp_path / "a.gif").write_bytes(data[: len(data) * 2 // 3])
+    source = open_source(tmp_path / "a.gif")
+    assert 0 < len(list(source.frames())) < 12
+    assert "truncated" in source.damage
+
+
+def test_frames_beyond_the_limit_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    path = coded(tmp_path / "a.mp4")
+    monkeypatch.setattr("jointrt.runtime.video.sources.MAX_PIXELS", 48 * 80 - 1)
+    with pytest.raises(VideoError, match="80x48: expected frames of at most 3839 pixels"):
+        open_source(path)
+
+
 def test_a_duration_that_another_cut_left_in_a_tag_is_no_damage(tmp_path):
     path = write_video(tmp_path / "a.mkv", pictures(20), range(20), Fraction(1, 25), rate=25, container="matroska")
     data = path.read_bytes()
@@ -278,7 +340,8 @@ def test_names_need_not_be_text(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("http://host/clip.mp4", "is an address"),
+        ("http://host/clip.mp4", "http://host/clip.mp4 is an address"),
+        (Path("rtsp://host:554/live"), "rtsp://host:554/live is an address"),
         ("s3://bucket/clip.mp4", "is an address"),
         ("-", "standard input"),
     ],
@@ -286,6 +349,17 @@ def test_names_need_not_be_text(tmp_path):
 def test_what_is_no_file_is_named_for_what_it_is(given, said):
     with pytest.raises(VideoError, match=said):
         open_source(given)
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(VideoError, match="is a pipe"):
+        open_source(tmp_path / "pipe")
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "frames/0.png")
+    os.mkfifo(tmp_path / "frames/1.png")
+    with pytest.raises(VideoError, match="is a pipe"):
+        open_source(tmp_path / "frames")
 
 
 def test_several_pictures_in_one_file_are_told(tmp_path):
