@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...errors import DeviceError, SettingsError
 from ..settings import INITIAL_STEPS
-from ..tracking.frame_checks import check_frame, ids_in, nothing_to_follow
+from ..tracking.frame_checks import check_frame, ids_in, nothing_to_follow, warn_of_unused
 from ..tracking.sample_weights import MOST_GIVEN, SampleWeights
 from ..tracking.tracker import GIVEN, given_sample, update_due
 from .frame_queue import FrameQueue, Pending
@@ -105,7 +105,7 @@ class VideoBatch:
             raise SettingsError(
                 f"{len(frames)} frames and {len(masks)} masks for {self.videos} videos: expected one each"
             )
-        new, known = self._check(frames, masks)
+        new, known = self._check(frames, masks, correct)
         corrected = known if correct else []
         try:
             with self.network.lane.work():
@@ -129,7 +129,9 @@ class VideoBatch:
                 "fewer, or lower --memory"
             ) from None
 
-    def _check(self, frames: Sequence[NDArray[np.uint8] | None], masks: Masks) -> tuple[list[Followed], list[Followed]]:
+    def _check(
+        self, frames: Sequence[NDArray[np.uint8] | None], masks: Masks, correct: bool
+    ) -> tuple[list[Followed], list[Followed]]:
         """Objects that appear, without a place yet, and those followed whose mask is given."""
         new, known, size = [], [], self.size
         for video, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
@@ -141,6 +143,8 @@ class VideoBatch:
             appearing = [i for i in given if i not in there]
             if not there and not appearing:
                 raise nothing_to_follow(mask)
+            if mask is not None:
+                warn_of_unused(given, there, correct)
             new += [Followed(video, i, -1) for i in appearing]
             known += [there[i] for i in given if i in there]
         if size is None:

@@ -21,7 +21,7 @@ from ...errors import JointError, SettingsError, VideoError
 from ..backends import Choice, Orchestrator
 from ..bundle import Bundle
 from ..segmenter import Segmenter
-from ..settings import Settings
+from ..settings import MIN_AREA, Settings
 from ..tracking.protocol import Computed, Pending
 from ..video.masks import GivenMasks, MaskReading, read_label_map
 from ..video.overlay import OverlayVideo, draw_overlay
@@ -214,7 +214,9 @@ class Job:
             start=request.start,
             stop=request.end,
             every=request.every,
-            reading=MaskReading(hard=request.hard_mask, keep_void=request.keep_255),
+            reading=MaskReading(
+                request.hard_mask, request.keep_255, MIN_AREA if request.min_area is None else request.min_area
+            ),
             correct=request.correct,
         )
         output = OutputFolder(request.out)

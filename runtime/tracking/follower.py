@@ -85,8 +85,8 @@ class HostFollower:
         if not self.trackers and not appearing:
             raise nothing_to_follow(mask)
         corrected = {i for i in given if i in self.trackers} if correct else set()
-        if not appearing and not corrected:
-            warn_of_unused(mask)
+        if mask is not None:
+            warn_of_unused(given, self.trackers, correct)
         pasted = self._track(frame, mask, corrected)
         for object_id in appearing:
             assert mask is not None

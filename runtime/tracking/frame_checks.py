@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,14 +57,28 @@ def ids_in(mask: NDArray[Any], size: tuple[int, ...]) -> list[int]:
     return [int(i) for i in ids if i]
 
 
-def warn_of_unused(mask: NDArray[Any] | None) -> None:
-    """Say that a mask had no effect: all its ids are followed already, or it has none."""
-    if mask is not None:
-        warnings.warn(
-            "a mask was given that changes nothing, as it has no new id: give it with correct=True to correct objects, "
-            "and use remove() to end one",
-            stacklevel=5,
+def warn_of_unused(given: Sequence[int], followed: Collection[int], correct: bool) -> None:
+    """Say what of a mask has no effect: ids that are followed already, or all of it, as it has none.
+
+    Args:
+        given: ids in the mask.
+        followed: ids of the objects before it.
+        correct: whether ids that are followed are corrected.
+    """
+    ignored = [] if correct else [i for i in given if i in followed]
+    if not given:
+        text = "an empty mask was given, which changes nothing: use remove() to end an object"
+    elif ignored:
+        text = (
+            f"of the mask's ids {', '.join(map(str, ignored))} changed nothing, as they are followed already: give it "
+            "with correct=True to correct objects"
         )
+    else:
+        return
+    own, level, caller = __name__.partition(".")[0], 1, sys._getframe()
+    while caller.f_back is not None and str(caller.f_globals.get("__name__")).partition(".")[0] == own:
+        level, caller = level + 1, caller.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def nothing_to_follow(mask: NDArray[Any] | None) -> MaskError:

@@ -79,16 +79,17 @@ def has_mask_palette(path: Path) -> bool:
         return False
 
 
-def read_label_map(path: Path, *, hard: bool = False) -> NDArray[np.uint8]:
+def read_label_map(path: Path, *, hard: bool = False, white: int = 1) -> NDArray[np.uint8]:
     """Read a mask as a label map (H, W): 0 for the background, ids from 1 to 255.
 
-    The ids of a palette PNG and the values of a grey PNG are kept; in a grey PNG of black and white only, white is 1.
-    Where a palette's first colour is not black, the black pixels are the background, or those of the colour that most
-    of the border has; their index and 0 change places. A picture that is cut out by its transparency is one object.
+    The ids of a palette PNG and the values of a grey PNG are kept. Where a palette's first colour is not black, the
+    black pixels are the background, or those of the colour that most of the border has; their index and 0 change
+    places. So do a palette's transparent pixels. Another picture that is cut out by its transparency is one object.
 
     Args:
         path: a PNG.
         hard: take grey values as ids even where they look like smoothed edges.
+        white: id of white in a grey PNG of black and white only.
 
     Raises:
         MaskError: not a PNG; colours without a palette; smoothed edges; ids that do not fit 8 bits.
@@ -106,7 +107,7 @@ def read_label_map(path: Path, *, hard: bool = False) -> NDArray[np.uint8]:
         raise MaskError(f"{path} cannot be read as a PNG: {error}") from None
     ids: list[int] = np.unique(values).tolist()
     if mode != "P" and len(ids) <= 2 and ids[-1] == np.iinfo(values.dtype).max and ids[0] in (0, ids[-1]):
-        return (values > 0).astype(np.uint8)
+        return np.where(values > 0, np.uint8(white), np.uint8(0))
     objects = [i for i in ids if i]
     if len(objects) > MAX_OBJECTS:
         raise MaskError(
@@ -161,22 +162,32 @@ def _values(image: Image.Image, path: Path) -> NDArray[np.uint8] | NDArray[np.ui
 def _on_background(indices: NDArray[np.uint8], image: Image.Image, path: Path) -> NDArray[np.uint8]:
     """Indices of a palette image, those of the background being 0."""
     palette = np.array(image.getpalette("RGB") or (), np.uint8).reshape(-1, 3)
-    if not len(palette) or not palette[0].any():
+    used = [int(i) for i in np.unique(indices)]
+    background = _transparent(image, used)
+    if not background and (not len(palette) or not palette[0].any()):
         return indices
-    used = np.unique(indices)
-    black = [int(i) for i in used if i < len(palette) and not palette[i].any()]
     border = np.concatenate([indices[0], indices[-1], indices[:, 0], indices[:, -1]])
     most = int(np.bincount(border).argmax())
-    background = black[0] if black else most
-    if black and most not in black:
+    background = background or [i for i in used if i < len(palette) and not palette[i].any()]
+    if background and most not in background and not _transparent(image, used):
         colour, other = ("#{:02x}{:02x}{:02x}".format(*palette[i]) for i in (0, most))
         raise MaskError(
-            f"{path}: the palette's index 0 is {colour}, black is index {background}, and the border is {other}: which "
-            "is the background cannot be told; save it with a palette whose index 0 is black, for the background"
+            f"{path}: the palette's index 0 is {colour}, black is index {background[0]}, and the border is {other}: "
+            "which is the background cannot be told; save it with a palette whose index 0 is black, for the background"
         )
-    swapped = np.arange(256, dtype=np.uint8)
-    swapped[[0, background]] = background, 0
-    return swapped[indices]
+    background = background or [most]
+    mapped = np.arange(256, dtype=np.uint8)
+    if 0 not in background:
+        mapped[0] = background[0]
+    mapped[background] = 0
+    return mapped[indices]
+
+
+def _transparent(image: Image.Image, used: list[int]) -> list[int]:
+    """Those of a palette image's indices that are transparent, where others are not."""
+    alpha = image.info.get("transparency", b"")
+    clear = [i for i in used if (i == alpha if isinstance(alpha, int) else i < len(alpha) and not alpha[i])]
+    return clear if len(clear) < len(used) else []
 
 
 def _refuse_photo(labels: NDArray[np.uint8], objects: list[int], path: Path) -> None:
@@ -212,15 +223,12 @@ class MaskReading:
     Attributes:
         hard: see `read_label_map`.
         keep_void: follow id `VOID` beside other ids as an object; otherwise it is background, as data sets mean it.
+        min_area: pixels below which an object is told to be small.
     """
 
     hard: bool = False
     keep_void: bool = False
-
-    def read(self, path: Path) -> NDArray[np.uint8]:
-        """Label map (H, W); errors as of `read_label_map`."""
-        labels = read_label_map(path, hard=self.hard)
-        return labels if self.keep_void or not _has_void(labels) else np.where(labels == VOID, np.uint8(0), labels)
+    min_area: float = SMALL_OBJECT
 
 
 def _has_void(labels: NDArray[np.uint8]) -> bool:
@@ -236,13 +244,15 @@ class GivenMasks:
     Attributes:
         files: by the number of the frame, ascending, each a mask that adds objects or corrects some.
         new_ids: by the number of the frame, the objects that its mask adds.
+        used_ids: by the number of the frame, the objects that are taken from its mask: new ones and corrected ones.
         reading: how they are read.
         notes: what the user should know: masks that have no effect and why, and what looks like a mistake.
     """
 
     files: dict[int, Path]
     new_ids: dict[int, frozenset[int]]
-    reading: MaskReading = MaskReading()
+    used_ids: dict[int, frozenset[int]]
+    reading: MaskReading
     notes: tuple[str, ...] = ()
 
     @property
@@ -283,9 +293,10 @@ class GivenMasks:
             ids = checks.ids(path)
             if not ids:
                 raise MaskError(f"{path} is empty: expected at least one id above 0")
-            return cls({start: path}, {start: ids}, reading, checks.notes())
+            return cls({start: path}, {start: ids}, {start: ids}, reading, checks.notes())
         files: dict[int, Path] = {}
         new_ids: dict[int, frozenset[int]] = {}
+        used_ids: dict[int, frozenset[int]] = {}
         known: set[int] = set()
         left_out: dict[int, Path] = {}
         for index, file in _named_like_frames(path, source):
@@ -301,7 +312,10 @@ class GivenMasks:
                 left_out.update((i, file) for i in new if i not in left_out)
             elif new or correct:
                 files[index], new_ids[index] = file, new
+                used_ids[index] = ids if correct else new
                 known |= new
+                if used_ids[index] < ids:
+                    checks.partly_used.append(file)
             else:
                 checks.unused("only of objects that are followed already: --correct takes them as corrections", file)
         if not files:
@@ -312,29 +326,43 @@ class GivenMasks:
                     f"object {object_id} is given in {file.name} only, a frame that every={every} leaves out: choose "
                     "another `--every`, or give the object in a frame that is segmented"
                 )
-        return cls(files, new_ids, reading, checks.notes())
+        return cls(files, new_ids, used_ids, reading, checks.notes())
 
     def at(self, index: int) -> NDArray[np.uint8] | None:
         """The label map given for a frame; None if there is none."""
         file = self.files.get(index)
-        return None if file is None else self.reading.read(file)
+        if file is None:
+            return None
+        used = self.used_ids[index]
+        labels = read_label_map(file, hard=self.reading.hard, white=VOID if VOID in used else 1)
+        return np.where(np.isin(labels, list(used)), labels, np.uint8(0))
 
     def ids_until(self, index: int) -> frozenset[int]:
         """Ids of the objects that were given up to and in a frame."""
         return frozenset().union(*(ids for at, ids in self.new_ids.items() if at <= index))
 
     def fingerprint(self) -> str:
-        """Hex digest over the masks' contents and the frames they belong to."""
-        listing = "".join(f"{i} {hashlib.sha256(f.read_bytes()).hexdigest()}\n" for i, f in self.files.items())
+        """Hex digest over the masks' contents, the frames they belong to and what is taken from them."""
+        listing = "".join(
+            f"{i} {hashlib.sha256(f.read_bytes()).hexdigest()} {sorted(self.used_ids[i])}\n"
+            for i, f in self.files.items()
+        )
         return hashlib.sha256(listing.encode()).hexdigest()
 
 
 class _Checks:
-    """Given masks against the frames' size, and notes of what was met."""
+    """Given masks against the frames' size, and notes of what was met.
+
+    Attributes:
+        white: id of white in masks of black and white: that of the void once a mask has it beside other ids.
+        partly_used: masks that add objects and show others that are followed already.
+    """
 
     def __init__(self, reading: MaskReading, source: Source) -> None:
         self.reading = reading
         self.source = source
+        self.white = 1
+        self.partly_used: list[Path] = []
         self._unused: dict[str, list[Path]] = {}
         self._void: list[Path] = []
         self._bordering: list[Path] = []
@@ -342,7 +370,7 @@ class _Checks:
 
     def ids(self, file: Path) -> frozenset[int]:
         """The ids of a mask."""
-        labels = read_label_map(file, hard=self.reading.hard)
+        labels = read_label_map(file, hard=self.reading.hard, white=self.white)
         if labels.shape != self.source.size:
             (height, width), (frame_height, frame_width) = labels.shape, self.source.size
             turned = " (the video's rotation metadata is applied)" if (width, height) == self.source.size else ""
@@ -350,7 +378,9 @@ class _Checks:
                 f"{file} is {width}x{height}, the frames of {self.source.path} are {frame_width}x{frame_height}"
                 f"{turned}: expected the same size; resize the mask with nearest neighbour"
             )
-        if _has_void(labels) and not self.reading.keep_void:
+        if _has_void(labels):
+            self.white = VOID
+        if self.white == VOID and not self.reading.keep_void and (labels == VOID).any():
             self._void.append(file)
             labels = np.where(labels == VOID, np.uint8(0), labels)
         border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
@@ -358,7 +388,8 @@ class _Checks:
             self._bordering.append(file)
         counts = np.bincount(labels.ravel(), minlength=256)
         ids = [int(i) for i in np.flatnonzero(counts) if i]
-        self._small.update({i: int(counts[i]) for i in ids if counts[i] < SMALL_OBJECT and i not in self._small})
+        small = {i: int(counts[i]) for i in ids if counts[i] < self.reading.min_area and i not in self._small}
+        self._small.update(small)
         return frozenset(ids)
 
     def unused(self, why: str, file: Path) -> None:
@@ -368,6 +399,11 @@ class _Checks:
     def notes(self) -> tuple[str, ...]:
         """One line of each kind."""
         found = [f"{_masks(files)} not used, {why} ({files[0].name})" for why, files in self._unused.items()]
+        if self.partly_used:
+            found.append(
+                f"{_masks(self.partly_used)} used for new objects only ({self.partly_used[0].name}): --correct takes "
+                "what they show of objects that are followed already as corrections"
+            )
         if self._void:
             found.append(
                 f"{_masks(self._void)} with id {VOID} beside others ({self._void[0].name}): taken as void, which is "
@@ -381,8 +417,8 @@ class _Checks:
         if self._small:
             small = ", ".join(f"{i} ({n} pixels)" for i, n in sorted(self._small.items()))
             found.append(
-                f"small objects: {small}; place and size are kept where an object has under {SMALL_OBJECT} pixels, so "
-                "it is lost once it moves; --min-area follows smaller ones"
+                f"small objects: {small}; place and size are kept where an object has under "
+                f"{self.reading.min_area:g} pixels, so it is lost once it moves; --min-area follows smaller ones"
             )
         return tuple(found)
 

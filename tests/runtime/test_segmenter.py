@@ -1,8 +1,10 @@
 """The public interface on a small random network: what must hold whatever the weights."""
 
 import importlib.util
+import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from jointrt import MaskError, Segmenter, SettingsError
 from jointrt.export.checkpoint.network import bundle_network
 from jointrt.runtime.cpu.onnxruntime_engine import Buffer
+from PIL import Image
 
 
 @pytest.fixture
@@ -44,6 +47,54 @@ def test_ids_already_followed_are_ignored_in_a_mask(tiny_bundle, disc):
         a = plain.step(frame, mask if t == 0 else None)
         b = again.step(frame, mask)
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_of_a_mask_has_no_effect_is_said_where_it_was_given(segmenter, disc):
+    frame, mask = disc(0)
+    with warnings.catch_warnings(action="error"):
+        segmenter.step(frame, mask)
+        segmenter.step(frame)
+        added = mask.copy()
+        added[:5, :5] = 7
+        segmenter.step(frame, np.where(added == 7, added, 0))
+        segmenter.step(frame, mask, correct=True)
+    for call in (segmenter.step, segmenter.submit):
+        with pytest.warns(UserWarning, match=r"ids 1 changed nothing.*correct=True") as told:
+            call(frame, mask)
+        assert [w.filename for w in told] == [__file__]
+    added[:5, :5] = 9
+    with pytest.warns(UserWarning, match="ids 1 changed nothing"):
+        segmenter.step(frame, added)
+    assert segmenter.object_ids == (1, 7, 9)
+    for correct in (False, True):
+        with pytest.warns(UserWarning, match=r"empty mask.*remove\(\)"):
+            segmenter.step(frame, np.zeros_like(mask), correct=correct)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (lambda a: None, "None"),
+        (lambda a: a.tolist(), "a list"),
+        (Image.fromarray, r"a PIL Image \(160, 96\)"),
+        (torch.from_numpy, r"a torch Tensor \(96, 160"),
+        (lambda a: "frame.png", "a str"),
+    ],
+)
+def test_what_is_no_array_is_named(segmenter, disc, kind, found):
+    frame, mask = disc(0)
+    with pytest.raises(SettingsError, match=rf"the frame is {found}.*: expected a NumPy array"):
+        segmenter.step(kind(frame), mask)
+    segmenter.step(frame, mask)
+    if kind(mask) is not None:
+        with pytest.raises(MaskError, match=rf"the mask is {found}.*: expected a NumPy array"):
+            segmenter.step(frame, kind(mask))
+
+
+@pytest.mark.parametrize("shape", [(0, 0, 3), (0, 160, 3), (96, 160), (96, 160, 4), (1, 96, 160, 3), ()])
+def test_frames_of_other_shapes_are_named(segmenter, shape):
+    with pytest.raises(SettingsError, match=re.escape(f"the frame is {shape} uint8: expected")):
+        segmenter.step(np.zeros(shape, np.uint8), np.ones(shape[:2], np.uint8))
 
 
 def test_what_cannot_be_is_refused(segmenter, disc):

@@ -289,3 +289,15 @@ def test_what_does_not_fit_is_refused(net):
         BatchSegmenter(network(net), 1).step([None])
     with pytest.raises(SettingsError, match="2 slots"):
         network(net, capacity=2)
+
+
+def test_what_of_a_mask_has_no_effect_is_said_on_a_device_too(net):
+    segmenter = Segmenter(DeviceFollower(network(net)))
+    frames = list(video(4))
+    frame, first = frames[0]
+    segmenter.step(frame, first)
+    with pytest.warns(UserWarning, match=r"ids 1 changed nothing") as told:
+        segmenter.step(frame, frames[2][1])
+    assert [w.filename for w in told] == [__file__] and segmenter.object_ids == (1, 4)
+    with pytest.warns(UserWarning, match="empty mask"):
+        segmenter.step(frame, np.zeros_like(first))

@@ -380,6 +380,77 @@ def test_255_beside_other_ids_is_void_unless_it_is_kept(frames, tmp_path):
     assert set(np.unique(GivenMasks.read(tmp_path / "alone.png", source).at(0))) == {0, 255}
 
 
+@pytest.mark.parametrize("form", ["P", "L"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_mask_of_nothing_but_void_adds_no_object_to_those_with_ids(frames, tmp_path, form, keep):
+    given, void = tmp_path / "given", block()
+    given.mkdir()
+    void[10:12, 20:44] = 255
+    for i, labels in {0: void, 2: np.where(void == 255, 255, 0).astype(np.uint8)}.items():
+        image = Image.fromarray(labels)
+        if form == "P":
+            image.putpalette(davis_palette().tobytes())
+        image.save(given / f"frame_{i:05d}.png")
+    masks = GivenMasks.read(given, open_source(frames), reading=MaskReading(keep_void=keep))
+    assert masks.new_ids == ({0: {1, 255}} if keep else {0: {1}})
+    assert any("255" in note and note.startswith("2 masks") for note in masks.notes) is not keep
+
+
+def test_a_correction_may_be_black_and_white(frames, tmp_path):
+    given = tmp_path / "given"
+    given.mkdir()
+    write_label_map(given / "frame_00000.png", block())
+    Image.fromarray(block() * 255).save(given / "frame_00002.png")
+    masks = GivenMasks.read(given, open_source(frames), correct=True)
+    np.testing.assert_array_equal(masks.at(2), block())
+
+
+def test_of_a_mask_that_adds_objects_only_those_are_taken_and_that_is_told(frames, tmp_path):
+    given = tmp_path / "given"
+    given.mkdir()
+    both = block()
+    both[:6, :30] = 2
+    write_label_map(given / "frame_00000.png", block())
+    write_label_map(given / "frame_00002.png", both)
+    source = open_source(frames)
+    masks = GivenMasks.read(given, source)
+    np.testing.assert_array_equal(masks.at(2), np.where(both == 2, 2, 0))
+    assert [note for note in masks.notes if note.startswith("1 mask used for new objects only (frame_00002.png)")]
+    corrected = GivenMasks.read(given, source, correct=True)
+    np.testing.assert_array_equal(corrected.at(2), both)
+    assert corrected.notes == () and corrected.fingerprint() != masks.fingerprint()
+
+
+@pytest.mark.parametrize("first", ["black", "white"])
+def test_transparent_pixels_of_a_palette_are_the_background(tmp_path, first):
+    image = Image.fromarray(block())
+    shape, rest = ([0, 0, 0], [255, 255, 255]) if first == "black" else ([255, 255, 255], [0, 0, 0])
+    inverted = Image.fromarray(1 - block())
+    for picture, palette, clear in ((image, [*rest, *shape], 0), (inverted, [*shape, *rest], 1)):
+        picture.putpalette(palette)
+        picture.save(tmp_path / "m.png", transparency=clear)
+        np.testing.assert_array_equal(read_label_map(tmp_path / "m.png"), block())
+
+
+def test_every_black_of_a_palette_that_does_not_begin_with_it_is_background(tmp_path):
+    labels = block() * 2
+    labels[labels == 0] = 3
+    labels[:3] = 1
+    image = Image.fromarray(labels)
+    image.putpalette([255, 255, 255, 0, 0, 0, 200, 0, 0, 0, 0, 0])
+    image.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "m.png"), block() * 2)
+
+
+def test_an_object_that_is_followed_however_small_is_not_told(frames, tmp_path):
+    labels = np.zeros((48, 64), np.uint8)
+    labels[4:10, 4:10] = 1
+    write_label_map(tmp_path / "m.png", labels)
+    source = open_source(frames)
+    assert any("36 pixels" in note for note in GivenMasks.read(tmp_path / "m.png", source).notes)
+    assert GivenMasks.read(tmp_path / "m.png", source, reading=MaskReading(min_area=20)).notes == ()
+
+
 def test_small_objects_and_masks_of_the_background_are_told(frames, tmp_path):
     labels = 1 - block()
     labels[20:23, 30:33] = 2
