@@ -68,7 +68,13 @@ def run(
         int | None, typer.Option(help="First frame not to segment.", metavar="FRAME", show_default="all frames")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with an interrupted run; after a kill from the state that is stored every 100 frames.",
+        ),
+    ] = False,
     overlay: Annotated[bool, typer.Option(help="Write OUT/overlay.mp4.")] = True,
 ) -> None:
     """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them.

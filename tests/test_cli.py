@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jointrt import cli
 from jointrt.runtime.bundle import installed_bundles
+from jointrt.runtime.job.run import STATE_EVERY
 from jointrt.runtime.video.masks import davis_palette, read_label_map, write_label_map
 from PIL import Image
 
@@ -219,6 +220,14 @@ def test_every_bad_option_is_one_line(arguments, said, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert end.value.code == 2
     assert error.count("\n") == 1 and said in error and error.startswith("error: ")
+
+
+def test_help_says_how_much_a_killed_run_loses(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["jointrt", "run", "--help"])
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert f"stored every {STATE_EVERY} frames" in capsys.readouterr().out
 
 
 def test_without_arguments_the_commands_are_shown(monkeypatch, capsys):

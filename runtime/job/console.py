@@ -69,7 +69,8 @@ def summary(outcome: Outcome, request: Request) -> str:
         for count, noun in ((outcome.frames, "frame"), (outcome.objects, "object"))
     )
     runner = outcome.runs_on.partition(":")[0]
-    if outcome.lost:
-        lost = [f"{i} from {name} on" for i, name in outcome.lost.items()]
-        counts += f" (lost at the end: {', '.join(lost[:5])}{' and more' * (len(lost) > 5)})"
+    told = [f"{i} lost from {name} on" for i, name in outcome.lost.items()]
+    told += [f"{i} lost from {lost}, found in {found}" for i, (lost, found) in outcome.found.items()]
+    if told:
+        counts += f" ({', '.join(told[:5])}{f' and {len(told) - 5} more' * (len(told) > 5)})"
     return f"{counts}, {outcome.seconds:.1f} s, {rate:.1f} fps by {request.bundle} in {runner}: {' and '.join(places)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,15 +16,18 @@ from numpy.typing import NDArray
 
 from ...errors import OutputError
 from ...files import replace_file
-from ..video.masks import has_mask_palette, write_label_map
+from ..video.masks import write_label_map
 
 FRAME_KEY = "frame"
 STATE_PREFIX = "state."
+PART = re.compile(r"\.([0-9]+(-[0-9]+)?|overlay\.mp4|report\.json|run\.json|resume\.npz)\.part")
+"""Names of files that a run writes aside, and leaves where it is killed."""
 
 
 class OutputFolder:
-    """`masks/`, `overlay.mp4`, of a finished run `report.json`, and in `.written` the names of masks that runs wrote;
-    while a run is unfinished, also a record of its settings and the last state of the segmenter that was stored.
+    """`masks/`, `overlay.mp4`, of a finished run `report.json`, and in `.written` the names of what runs wrote, each
+    ended by a NUL; while a run is unfinished, also a record of its settings and the last state of the segmenter that
+    was stored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +76,8 @@ class OutputFolder:
     def _held(self) -> str:
         count = len(list(self.masks.glob("*.png")))
         found = ["1 mask" if count == 1 else f"{count} masks"] if count else []
-        return " and ".join(found + ["an overlay"] * self.overlay.exists())
+        others = ["an overlay"] * self.overlay.exists() + ["a report"] * self.summary.exists()
+        return " and ".join(found + others)
 
     def refuse_other_run(self, record: Mapping[str, Any]) -> bool:
         """Compare the unfinished run with this one.
@@ -114,13 +119,17 @@ class OutputFolder:
         try:
             for folder in (self.path, self.masks):
                 self._make(folder)
-            for part in (*self.masks.glob(".*.part"), *self.path.glob(".*.part")):
-                part.unlink()
+            for leftover in (*self.masks.glob(".*.part"), *self.path.glob(".*.part")):
+                if PART.fullmatch(leftover.name):
+                    leftover.unlink()
+            own = self._own()
             if not resume:
-                for old in (*self._own_masks(), self.state, self.summary, self.written):
+                for old in (*own, self.state, self.written):
                     old.unlink(missing_ok=True)
-            if not (resume and overlay):
+            elif not overlay and self.overlay in own:
                 self.overlay.unlink(missing_ok=True)
+            if overlay:
+                self._list(self.overlay)
             part = self.record.with_name(f"{self.record.name}.part")
             part.write_text(json.dumps(dict(record), indent=1) + "\n", encoding="utf-8")
             part.replace(self.record)
@@ -130,13 +139,24 @@ class OutputFolder:
                 f"{self.path} cannot be written: {error.strerror or error}; choose another folder with -o"
             ) from None
 
-    def _own_masks(self) -> list[Path]:
-        """Masks that runs wrote, by their list; of runs that kept none, those with the palette of masks."""
-        masks = sorted(self.masks.glob("*.png"))
-        if self.written.is_file():
-            names = set(self.written.read_bytes().split(b"\n"))
-            return [mask for mask in masks if os.fsencode(mask.name) in names]
-        return [mask for mask in masks if has_mask_palette(mask)]
+    def _own(self) -> list[Path]:
+        """Results that runs wrote, by their list."""
+        try:
+            listed = set(self.written.read_bytes().split(b"\0"))
+        except FileNotFoundError:
+            return []
+        there = (*sorted(self.masks.glob("*.png")), self.overlay, self.summary)
+        return [file for file in there if os.fsencode(file.name) in listed]
+
+    def foreign(self) -> int:
+        """Number of PNGs among the masks that no run wrote."""
+        own = set(self._own())
+        return sum(mask not in own for mask in self.masks.glob("*.png"))
+
+    def _list(self, file: Path) -> None:
+        """Add a result to the list of what runs wrote."""
+        with self.written.open("ab") as stream:
+            stream.write(os.fsencode(file.name) + b"\0")
 
     def write_mask(self, name: str, labels: NDArray[np.uint8]) -> None:
         """Write a frame's mask, and its name into the list.
@@ -146,8 +166,7 @@ class OutputFolder:
         """
         path = self.mask(name)
         try:
-            with self.written.open("ab") as stream:
-                stream.write(os.fsencode(path.name) + b"\n")
+            self._list(path)
         except OSError as error:
             raise OutputError(f"{self.written} cannot be written: {error.strerror or error}") from None
         write_label_map(path, labels)
@@ -158,6 +177,10 @@ class OutputFolder:
         Raises:
             OutputError: it cannot be written.
         """
+        try:
+            self._list(self.summary)
+        except OSError as error:
+            raise OutputError(f"{self.written} cannot be written: {error.strerror or error}") from None
         replace_file(self.summary, (json.dumps(content, indent=1) + "\n").encode())
 
     def _make(self, folder: Path) -> None:

@@ -106,6 +106,7 @@ class Outcome:
         unused: given masks whose frames were not there.
         runs_on: what ran the engines.
         lost: objects that are not in the last frame, and the frame from which on they are gone.
+        found: objects that are, but were gone before: last from which frame on, and where they were found again.
     """
 
     frames: int
@@ -117,6 +118,7 @@ class Outcome:
     unused: tuple[str, ...]
     runs_on: str
     lost: dict[int, str]
+    found: dict[int, tuple[str, str]]
 
 
 def segment_video(request: Request, display: Display) -> Outcome:
@@ -236,6 +238,10 @@ class Job:
         """
         for note in (*self.source.notes, *self.masks.notes):
             display.note(f"note: {note}")
+        if self.request.overwrite and (foreign := self.output.foreign()):
+            display.note(
+                f"note: {foreign} PNGs in {self.output.masks} that no run wrote stay, unless a mask is so called"
+            )
         restart, record = self._restart(segmenter, identity, display)
         if not restart.done and self.masks.begin > self.request.start:
             display.note(f"begins at frame {self.source.name(self.masks.begin)}, the first that has a mask")
@@ -279,6 +285,7 @@ class Job:
             unused=tuple(str(f) for i, f in self.masks.files.items() if complete and i > work.last),
             runs_on=segmenter.runs_on,
             lost=sink.tally.lost(),
+            found=sink.tally.found(),
         )
 
     def _restart(

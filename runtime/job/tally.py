@@ -16,11 +16,13 @@ class Track:
     Attributes:
         first, last: names of the first and last frames in which it is seen.
         lost_from: name of the frame from which on it is gone; None if it is in the latest frame.
+        returns: names of the frames from which on it was gone, and in which it was found again.
     """
 
     first: str
     last: str
     lost_from: str | None = None
+    returns: list[tuple[str, str]] = field(default_factory=list)
     areas: list[int] = field(default_factory=list)
 
 
@@ -44,6 +46,8 @@ class Tally:
         for object_id, area in seen.items():
             track = self.tracks.setdefault(object_id, Track(name, name))
             track.areas.append(area)
+            if track.lost_from is not None:
+                track.returns.append((track.lost_from, name))
             track.last, track.lost_from = name, None
         for object_id in self.tracks.keys() - seen.keys():
             track = self.tracks[object_id]
@@ -53,6 +57,10 @@ class Tally:
         """Objects that are not in the last frame, and from which on they are gone."""
         return {i: t.lost_from for i, t in sorted(self.tracks.items()) if t.lost_from is not None}
 
+    def found(self) -> dict[int, tuple[str, str]]:
+        """Objects that are in the last frame and were gone before: from which frame on, and where they were found."""
+        return {i: t.returns[-1] for i, t in sorted(self.tracks.items()) if t.returns and t.lost_from is None}
+
     def report(self, bundle: str, runs_on: str, seconds: float) -> dict[str, Any]:
         """As JSON can hold it."""
         objects = {
@@ -61,6 +69,7 @@ class Tally:
                 "first_seen": t.first,
                 "last_seen": t.last,
                 "lost_from": t.lost_from,
+                "found_again": [{"lost_from": lost, "found": found} for lost, found in t.returns],
                 "area": {"least": min(t.areas), "median": float(np.median(t.areas)), "largest": max(t.areas)},
             }
             for i, t in sorted(self.tracks.items())

@@ -70,15 +70,6 @@ def write_label_map(path: Path, labels: NDArray[np.uint8]) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def has_mask_palette(path: Path) -> bool:
-    """Whether a file is a PNG with the palette that `write_label_map` gives."""
-    try:
-        with Image.open(path) as image:
-            return image.mode == "P" and bytes(image.getpalette("RGB") or ()) == _PALETTE
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-
-
 def read_label_map(path: Path, *, hard: bool = False, white: int = 1) -> NDArray[np.uint8]:
     """Read a mask as a label map (H, W): 0 for the background, ids from 1 to 255.
 

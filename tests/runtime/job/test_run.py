@@ -14,6 +14,7 @@ import pytest
 from jointrt.errors import JointError, OutputError, SettingsError, VideoError
 from jointrt.runtime.backends import choose, default_bundle
 from jointrt.runtime.bundle import Bundle
+from jointrt.runtime.job.console import summary
 from jointrt.runtime.job.output import OutputFolder
 from jointrt.runtime.job.pipeline import DEPTH, overlapped
 from jointrt.runtime.job.run import Job, Request, identity
@@ -241,7 +242,7 @@ def killed(film, mask, out, step, state_at=None):
         run(film, mask, out, follower=ColourFollower(interrupt_at(step)))
         (out / ".resume.npz").unlink()
     (out / "overlay.mp4").rename(out / ".overlay.mp4.part")
-    (out / "masks" / f".{step + 1:05d}.png.part").write_bytes(b"half")
+    (out / "masks" / f".{os.getpid()}.part").write_bytes(b"half")
 
 
 @pytest.mark.parametrize("overlay", [True, False])
@@ -321,8 +322,53 @@ def test_overwrite_removes_nothing_that_no_run_wrote(film, mask, tmp_path):
     run(film, mask, out)
     Image.new("RGB", (8, 8)).save(out / "masks" / "mine.png")
     write_label_map(out / "masks" / "other.png", truth(0))
-    run(film, mask, out, end=3, overwrite=True)
+    _, display = run(film, mask, out, end=3, overwrite=True)
     assert list(labels_in(out)) == ["00000", "00001", "00002", "mine", "other"]
+    assert any(note.startswith("note: 2 PNGs") for note in display.notes)
+
+
+def test_what_lay_in_a_folder_before_the_first_run_stays(film, mask, tmp_path):
+    out = tmp_path / "out"
+    (out / "masks").mkdir(parents=True)
+    write_label_map(out / "masks" / "annotation.png", truth(0))
+    mine = {name: out / name for name in ("report.json", "overlay.mp4", ".download.part", "masks/.a.png.part")}
+    for file in mine.values():
+        file.write_text("mine")
+    with pytest.raises(OutputError, match="holds 1 mask and an overlay and a report: give --overwrite"):
+        run(film, mask, out)
+    run(film, mask, out, overwrite=True, overlay=False, end=2)
+    assert sorted(path.name for path in (out / "masks").iterdir()) == [
+        ".a.png.part",
+        "00000.png",
+        "00001.png",
+        "annotation.png",
+    ]
+    assert json.loads(mine.pop("report.json").read_text())["frames"] == 2
+    assert all(file.read_text() == "mine" for file in mine.values())
+
+
+def test_a_list_of_written_files_reaches_nothing_outside(film, mask, tmp_path):
+    out = tmp_path / "out"
+    run(film, mask, out, end=2)
+    (out / ".written").write_bytes(b"\0".join([b"../first.png", b"../../first.png", os.fsencode(mask), b"00001.png"]))
+    run(film, mask, out, end=1, overwrite=True)
+    assert mask.exists() and list(labels_in(out)) == ["00000"]
+
+
+def test_objects_that_were_gone_and_came_back_are_told(film, mask, tmp_path):
+    for index in (4, 5, 9):
+        image = np.array(Image.open(film / f"{index:05d}.png"))
+        image[truth(index) == 5] = 128
+        Image.fromarray(image).save(film / f"{index:05d}.png")
+    outcome, _ = run(film, mask, tmp_path / "out", end=12)
+    objects = json.loads((tmp_path / "out" / "report.json").read_text())["objects"]
+    assert objects["5"]["found_again"] == [
+        {"lost_from": "00004", "found": "00006"},
+        {"lost_from": "00009", "found": "00010"},
+    ]
+    assert objects["1"]["found_again"] == [] and objects["5"]["frames_seen"] == 9
+    assert outcome.found == {5: ("00009", "00010")} and outcome.lost == {}
+    assert "(5 lost from 00009, found in 00010)" in summary(outcome, Request(source=film, mask=mask, out=tmp_path))
 
 
 def test_the_report_says_what_became_of_each_object(film, mask, tmp_path):
