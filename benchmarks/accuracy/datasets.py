@@ -7,6 +7,7 @@ lists of sequences under `ROOT/ImageSets/`. YouTube-VOS: the same without `480p`
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ RESOLUTIONS = (RESOLUTION, "Full-Resolution", "1080p")
 """Folders of DAVIS's frames, the one that is taken first."""
 VOID = 255
 """Id of the pixels that DAVIS 2017 leaves undecided; in the semi-supervised task they are background."""
+FEW = 5
+"""Names that a message lists at most."""
 SINGLE = 1
 """Id of the object where all objects are taken as one."""
 
@@ -64,7 +67,7 @@ class Sequence:
 
     def truth(self, frame: str) -> NDArray[np.uint8]:
         """Label map (H, W) of an annotated frame."""
-        return _objects(read_label_map(self.annotations[frame]), self.single_object)
+        return _truth(self.annotations[frame], self.single_object)
 
     def given(self, frame: str) -> NDArray[np.uint8] | None:
         """Label map (H, W) of the objects that start in a frame; None if none does."""
@@ -248,7 +251,7 @@ class Davis:
             )
         first = annotations[frames[0]]
         single = self.single_object or _black_and_white(first)
-        ids = _ids(_objects(read_label_map(first), single))
+        ids = _ids(_truth(first, single))
         if not ids:
             raise DatasetError(f"{first} is empty: expected the objects of {name} in its first annotation")
         return Sequence(
@@ -276,6 +279,8 @@ class _Meta(BaseModel):
 
 class YouTubeVos:
     """YouTube-VOS: objects start where they are first annotated and are scored in later annotated frames.
+
+    Where all annotations are black and white, there is one object, as in DAVIS 2016.
 
     The validation set annotates a frame only for the objects that start in it. So a sequence counts as having truth if
     it annotates at least one frame in which no object starts.
@@ -307,9 +312,10 @@ class YouTubeVos:
         frames = [file.stem for file in images.files]
         starts: dict[str, tuple[int, ...]] = {}
         known: set[int] = set()
+        single = _only_black_and_white(annotations.values())
         for frame in frames:
             if frame in annotations:
-                new = set(_ids(_objects(read_label_map(annotations[frame]), single_object=False))) - known
+                new = set(_ids(_truth(annotations[frame], single))) - known
                 if new:
                     starts[frame] = tuple(sorted(new))
                     known |= new
@@ -323,7 +329,7 @@ class YouTubeVos:
             starts=starts,
             required=required,
             scored=_scored_after_start(frames, required, annotations, starts),
-            single_object=False,
+            single_object=single,
         )
 
     def _required(self, name: str, frames: list[str], starts: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
@@ -418,15 +424,39 @@ def _refuse_gaps(name: str, frames: list[str], folder: Path) -> None:
     if not all(frame.isascii() and frame.isdigit() for frame in frames):
         return
     numbers = {int(frame) for frame in frames}
-    gaps = [f"{number:05d}" for number in range(max(numbers)) if number not in numbers]
-    if gaps:
-        raise DatasetError(f"{name}: {len(gaps)} frames are missing in {folder}: {few(gaps)}; complete the folder")
+    count = max(numbers) + 1 - len(numbers)
+    if count:
+        # Names such as times leave gaps that nobody could list.
+        gaps = itertools.islice((n for n in range(max(numbers)) if n not in numbers), FEW)
+        told = ", ".join(f"{number:05d}" for number in gaps) + (f" and {count - FEW} more" if count > FEW else "")
+        raise DatasetError(f"{name}: {count} frames are missing in {folder}: {told}; complete the folder")
 
 
 def _black_and_white(file: Path) -> bool:
-    with Image.open(file) as image:
-        values = np.unique(np.asarray(image if image.mode in ("P", "L") else image.convert("L")))
-    return set(values.tolist()) == {0, 255}
+    return _values_in(file) == {0, VOID}
+
+
+def _only_black_and_white(files: Iterable[Path]) -> bool:
+    """Whether no annotation has another value than black and white: then white is the object, not the void."""
+    found: set[int] = set()
+    for file in files:
+        found |= _values_in(file)
+        if not found <= {0, VOID}:
+            return False
+    return VOID in found
+
+
+def _values_in(file: Path) -> set[int]:
+    try:
+        with Image.open(file) as image:
+            return set(np.unique(np.asarray(image if image.mode in ("P", "L") else image.convert("L"))).tolist())
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{file} cannot be read as an image ({error}): expected a PNG; fetch it again") from None
+
+
+def _truth(file: Path, single_object: bool) -> NDArray[np.uint8]:
+    """Label map (H, W) of an annotation; among numbered objects, white alone is the void."""
+    return _objects(read_label_map(file, white=SINGLE if single_object else VOID), single_object)
 
 
 def _objects(labels: NDArray[np.uint8], single_object: bool) -> NDArray[np.uint8]:
@@ -439,7 +469,7 @@ def _ids(labels: NDArray[np.uint8]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unique(labels) if i)
 
 
-def few(names: Iterable[object], limit: int = 5) -> str:
+def few(names: Iterable[object], limit: int = FEW) -> str:
     """The first names, and how many more there are."""
     listed = [str(name) for name in names]
     more = len(listed) - limit

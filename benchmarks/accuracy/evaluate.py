@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DatasetError, DeviceError, OutputError, SettingsError
+from ...errors import DatasetError, DeviceError, JointError, MaskError, OutputError, SettingsError, VideoError
 from ...files import replace_file
 from ...runtime.bundle import Bundle
 from ...runtime.device.readiness import choose_ready
@@ -103,7 +103,7 @@ class Evaluation:
         facts: what was evaluated and how, by name.
         unscored: names of the sequences without truth.
         submission: the archive; None if there is none.
-        left_out: names of the sequences that do not fit.
+        left_out: names of the sequences that do not fit, or failed on the way.
     """
 
     scores: tuple[ObjectScore, ...]
@@ -132,6 +132,8 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
     sequences, left_out = sound_sequences(dataset, request.sequences)
     for why in left_out.values():
         display.note(f"left out: {why}")
+    for note in _notes(sequences):
+        display.note(note)
     unscored = tuple(sequence.name for sequence in sequences if not sequence.scored)
     _refuse_without_truth(request, sequences, unscored)
     if request.results is not None:
@@ -144,13 +146,20 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
         display.note(f"runs with the backend {maker['backend']} on {maker['device']}")
     display.begin(sum(job.frames for job in jobs), 0)
     outcomes = _run_all(request, jobs, display)
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if outcome.failure is not None:
+            left_out[job.sequence.name] = str(outcome.failure)
+            display.note(f"left out: {outcome.failure}")
+    if all(outcome.failure is not None for outcome in outcomes):
+        raise next(outcome.failure for outcome in outcomes if outcome.failure is not None)
+    sequences = [sequence for sequence in sequences if sequence.name not in left_out]
     scores = tuple(score for outcome in outcomes for score in outcome.scores)
     facts = {
         "data set": str(request.root),
         "masks": ", ".join(f"{name} {str(value)[:12] if name == 'sha256' else value}" for name, value in maker.items()),
         "sequences": str(len(sequences)),
         "frames scored": str(sum(len(score.frames) for score in scores)),
-    }
+    } | ({"left out": few(left_out)} if left_out else {})
     if request.csv is not None:
         replace_file(request.csv, as_csv(scores).encode(errors="backslashreplace"))
     if request.html is not None:
@@ -162,6 +171,17 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
         submission = request.out / SUBMISSION
         write_submission(submission, sequences, request.out)
     return Evaluation(scores, facts, unscored, submission, tuple(left_out))
+
+
+def _notes(sequences: list[Sequence]) -> Iterator[str]:
+    """What of the data set has no effect."""
+    for sequence in sequences:
+        yield from (f"{sequence.name}: {note}" for note in sequence.images.notes)
+    unused = [
+        f"{s.name}/{frame}" for s in sequences for frame in s.annotations.keys() - set(s.required) - s.starts.keys()
+    ]
+    if unused:
+        yield f"{len(unused)} annotations are not used, as meta.json does not list their frames: {few(sorted(unused))}"
 
 
 def _check(request: EvaluationRequest) -> None:
@@ -261,8 +281,9 @@ def _jobs(request: EvaluationRequest, maker: dict[str, Any], sequences: list[Seq
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    scores: tuple[ObjectScore, ...]
-    worst: tuple[WorstFrame, ...]
+    scores: tuple[ObjectScore, ...] = ()
+    worst: tuple[WorstFrame, ...] = ()
+    failure: JointError | None = None
 
 
 class _StoppedError(Exception):
@@ -279,7 +300,15 @@ class _Worker:
         self._follower: Follower | None = None
 
     def __call__(self, job: _Job) -> _Outcome:
-        """Make or read the masks of a sequence and score them."""
+        """Make or read the masks of a sequence and score them; of those made, one that cannot be ends no others."""
+        if self.request.results is not None:
+            return self._score(job)
+        try:
+            return self._score(job)
+        except (DatasetError, MaskError, VideoError) as error:
+            return _Outcome(failure=error)
+
+    def _score(self, job: _Job) -> _Outcome:
         sequence = job.sequence
         scored = {i: frozenset(frames) for i, frames in sequence.scored.items()}
         pairs: dict[int, list[tuple[float, float]]] = {i: [] for i in scored}

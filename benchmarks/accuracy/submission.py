@@ -29,7 +29,9 @@ def write_submission(path: Path, sequences: Iterable[Sequence], masks: Path) -> 
         with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
             for sequence in sorted(sequences, key=lambda s: s.name):
                 for frame in sequence.required:
-                    entry = zipfile.ZipInfo(f"{ANNOTATIONS}/{sequence.name}/{frame}.png", EARLIEST)
+                    name = f"{ANNOTATIONS}/{sequence.name}/{frame}.png"
+                    # Names of files need not be text.
+                    entry = zipfile.ZipInfo(name.encode(errors="backslashreplace").decode(), EARLIEST)
                     entry.external_attr = 0o644 << 16
                     entry.create_system = 3
                     archive.writestr(entry, (masks / sequence.name / f"{frame}.png").read_bytes())

@@ -3,10 +3,12 @@
 import base64
 import csv
 import json
+import os
 import re
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -228,8 +230,15 @@ def test_failed_sequence_leaves_no_folder(davis, tmp_path):
     truth = davis / "Annotations/480p/pair/00005.png"
     request = EvaluationRequest(root=davis, baseline="flow", out=tmp_path / "out", processes=1)
     truth.write_bytes(truth.read_bytes()[:-40])
+    for processes in (1, 2):
+        progress = Progress()
+        found = evaluate(replace(request, processes=processes, overwrite=True), progress)
+        assert found.left_out == ("pair",) and [s.sequence for s in found.scores] == ["solo"]
+        assert any("00005.png" in note for note in progress.notes) and found.facts["left out"] == "pair"
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["solo"]
+    shutil.rmtree(tmp_path / "out")
     with pytest.raises(MaskError, match=r"00005\.png"):
-        evaluate(request, Progress())
+        evaluate(replace(request, sequences=("pair",)), Progress())
     assert list((tmp_path / "out").iterdir()) == []
     truth.write_bytes(b"")
     progress = Progress()
@@ -343,6 +352,72 @@ def test_one_odd_sequence_ends_nothing_for_the_others(youtube, tmp_path):
     assert any("left out: v2" in note for note in progress.notes)
     with pytest.raises(DatasetError, match="v2"):
         evaluate(EvaluationRequest(root=youtube, baseline="first-mask", sequences=("v2",), processes=1), progress)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda root: (root / "JPEGImages/480p/pair/00006.jpg").write_bytes(b"\xff\xd8\xff\xe0"),
+        lambda root: cut(root / "JPEGImages/480p/pair/00006.jpg", 0.5),
+        lambda root: cut(root / "Annotations/480p/pair/00000.png", 0.7),
+        lambda root: cut(root / "Annotations/480p/pair/00004.png", 0.7),
+        lambda root: (root / "JPEGImages/480p/pair/00006.jpg").rename(root / "JPEGImages/480p/pair/9999999999999.jpg"),
+    ],
+)
+def test_whatever_is_wrong_with_a_sequence_ends_nothing_for_the_others(davis, tmp_path, damage):
+    damage(davis)
+    progress = Progress()
+    found = evaluate(EvaluationRequest(root=davis, baseline="first-mask", out=tmp_path / "o", processes=1), progress)
+    assert found.left_out == ("pair",) and [s.sequence for s in found.scores] == ["solo"]
+    assert sum(note.startswith("left out: ") for note in progress.notes) == 1
+    assert not (tmp_path / "o/pair").exists()
+
+
+def cut(file, share):
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize(
+    "save", [save_grey, lambda path, labels: save_palette(path, np.where(labels > 0, 255, 0).astype(np.uint8))]
+)
+def test_a_video_of_black_and_white_annotations_has_one_object(youtube, save):
+    for file in (youtube / "Annotations/v1").iterdir():
+        save(file, np.array(Image.open(file)))
+    listed = {"v1": {"objects": {"1": {"frames": ["00000", "00005"]}}}}
+    write(youtube / "meta.json", json.dumps({"videos": listed}))
+    progress = Progress()
+    found = evaluate(EvaluationRequest(root=youtube, baseline="first-mask", processes=1), progress)
+    assert [(s.sequence, s.object_id, s.frames) for s in found.scores] == [("v1", 1, ("00005",))]
+    assert progress.notes == [
+        "4 annotations are not used, as meta.json does not list their frames: v1/00010, v1/00015, v1/00020, v1/00025"
+    ]
+
+
+def test_white_alone_is_void_where_other_frames_have_numbers(youtube):
+    """Grey annotations; in one frame the object is gone, and its rim is there."""
+    for file in (youtube / "Annotations/v1").iterdir():
+        labels = np.where(np.array(Image.open(file)) == 1, np.uint8(1), np.uint8(0))
+        labels[0, :] = 255
+        Image.fromarray(labels).save(file)
+    Image.fromarray(np.where(labels == 255, labels, 0)).save(youtube / "Annotations/v1/00010.png")
+    (youtube / "meta.json").unlink()
+    sequence = open_dataset(youtube).sequence("v1")
+    assert dict(sequence.starts) == {"00000": (1,)} and not sequence.single_object
+    assert not sequence.truth("00010").any() and sequence.truth("00015").any()
+
+
+def test_names_that_are_no_text_can_be_handed_in(youtube, tmp_path):
+    odd = os.fsdecode(b"fr\xe9")
+    for part, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+        shutil.rmtree(youtube / part / "v1")
+        for file in (youtube / part / "v2").iterdir():
+            file.rename(file.with_name(f"{odd}{file.stem}.{suffix}"))
+        (youtube / part / "v2").rename(youtube / part / odd)
+    (youtube / "meta.json").unlink()
+    request = EvaluationRequest(root=youtube, baseline="first-mask", out=tmp_path / "out", processes=1)
+    with zipfile.ZipFile(evaluate(request, Progress()).submission) as archive:
+        assert len(archive.namelist()) == 5 and "\\udce9" in archive.namelist()[0]
 
 
 @pytest.mark.parametrize("resolution", ["480p", "Full-Resolution"])
