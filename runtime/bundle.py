@@ -235,3 +235,16 @@ def _check_geometry(folder: Path, manifest: Manifest) -> None:
                     f"{folder / MANIFEST}: {port.name!r} of graph {name!r} has shape {port.shape}, but crops of "
                     f"{height}x{width} at a stride of {geometry.stride} have {cells}; {_mend(folder)}"
                 )
+            if port.name == "omega" and manifest.backend == "onnx" and port.shape[1:2] != (_filter_rows(manifest),):
+                raise BundleError(
+                    f"{folder / MANIFEST}: 'omega' of graph {name!r} has shape {port.shape}, but a filter of "
+                    f"{geometry.filter_size}x{geometry.filter_size} has {_filter_rows(manifest)} rows; {_mend(folder)}"
+                )
+
+
+def _filter_rows(manifest: Manifest) -> int | str:
+    """Rows of omega: cells of the filter times channels of the mask's encoding."""
+    for port in manifest.graphs["label_encoder"].outputs:
+        if port.name == "E_ind" and isinstance(channels := port.shape[-1], int):
+            return manifest.geometry.filter_size**2 * channels
+    return "unknown"

@@ -114,6 +114,22 @@ def test_a_geometry_that_is_not_the_graphs(copy, field, value, said):
     refused(copy, said)
 
 
+def test_a_filter_of_another_size_than_the_graphs_have(copy):
+    """The manifest agrees with itself; the graphs do not."""
+    edit(copy, geometry__filter_size=5, model__filter_size=5)
+    refused(copy, "a filter of 5x5 has 400 rows")
+
+
+def test_files_that_changed_places(copy):
+    path = copy / "manifest.json"
+    values = json.loads(path.read_text())
+    a, b = values["graphs"]["memory_add"], values["graphs"]["memory_replace"]
+    a["file"], b["file"] = b["file"], a["file"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(BundleError, match="inputs are .*, the manifest says"):
+        Segmenter.load(copy, threads=1)
+
+
 def test_an_unknown_name():
     with pytest.raises(BundleError, match="no bundle called"):
         Bundle.open("no-such-bundle")
