@@ -126,7 +126,7 @@ def test_files_that_changed_places(copy):
     a, b = values["graphs"]["memory_add"], values["graphs"]["memory_replace"]
     a["file"], b["file"] = b["file"], a["file"]
     path.write_text(json.dumps(values))
-    with pytest.raises(BundleError, match="inputs are .*, the manifest says"):
+    with pytest.raises(BundleError, match=r"inputs are .*, the manifest says"):
         Segmenter.load(copy, threads=1)
 
 
