@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,5 +38,6 @@ def write_submission(path: Path, sequences: Iterable[Sequence], masks: Path) -> 
                     archive.writestr(entry, (masks / sequence.name / f"{frame}.png").read_bytes())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -220,7 +220,8 @@ class OutputFolder:
                 np.savez(stream, **arrays)
             part.replace(self.state)
         except OSError:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             return False
         return True
 

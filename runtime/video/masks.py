@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
@@ -66,7 +67,8 @@ def write_label_map(path: Path, labels: NDArray[np.uint8]) -> None:
         image.save(part, format="PNG")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
@@ -406,7 +408,8 @@ class _Checks:
                 " if that is the background, it is followed as an object"
             )
         if self._small:
-            small = ", ".join(f"{i} ({n} pixels)" for i, n in sorted(self._small.items()))
+            listed = [f"{i} ({n} pixels)" for i, n in sorted(self._small.items())]
+            small = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
             found.append(
                 f"small objects: {small}; place and size are kept where an object has under "
                 f"{self.reading.min_area:g} pixels, so it is lost once it moves; --min-area follows smaller ones"

@@ -474,6 +474,23 @@ def test_a_full_disk_ends_the_run_in_one_line_and_what_is_there_is_whole(film, m
     assert_same(out, tmp_path / "whole")
 
 
+def test_a_disk_that_becomes_read_only_ends_the_run_in_one_line_and_it_goes_on_later(film, mask, small_disk, tmp_path):
+    run(film, mask, tmp_path / "whole", overlay=False)
+    out = small_disk / "out"
+
+    def remount(how):
+        subprocess.run(["mount", "-o", f"remount,{how}", small_disk], check=True)
+
+    with pytest.raises(OutputError, match="cannot be written: Read-only file system") as caught:
+        run(film, mask, out, follower=ColourFollower(lambda n: n == 5 and remount("ro")), overlay=False)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(film, mask, out, overlay=False, resume=True)
+    remount("rw")
+    run(film, mask, out, overlay=False, resume=True)
+    assert_same(out, tmp_path / "whole")
+
+
 def test_a_folder_that_is_removed_while_a_run_writes_ends_it_in_one_line(film, mask, tmp_path):
     def remove(number):
         if number == 4:
