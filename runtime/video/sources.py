@@ -413,21 +413,20 @@ def _alike(images: list[Path]) -> tuple[list[Path], tuple[str, ...]]:
     pattern = max(numbered, key=lambda name: (name not in like_masks, len(by_pattern[name])), default="")
     if not pattern:
         return images, ()
-    frames, stray = list(by_pattern[pattern]), []
+    stray: list[Path] = []
     for other, files in by_pattern.items():
-        # Of copies, the first often has no number: `image`, `image (1)`.
-        unnumbered = "#" not in other and _letters(other) != _letters(pattern)
         is_mask = other in like_masks and pattern not in like_masks
-        if other != pattern:
-            few = len(files) <= MOST_STRAYS * len(images) and _letters(other) != _letters(pattern)
-            (stray if unnumbered or is_mask or few else frames).extend(files)
-    kept = set(frames)
+        # Of copies, the first often has no number: `image`, `image (1)`.
+        foreign = _letters(other) != _letters(pattern) and ("#" not in other or len(files) <= MOST_STRAYS * len(images))
+        if other != pattern and (is_mask or foreign):
+            stray += files
     if not stray:
         counts = ", ".join(f"{len(files)} like {name}" for name, files in by_pattern.items())
         return images, (f"all {len(images)} images are taken as frames, though their names differ: {counts}",)
+    out = set(stray)
+    frames = [image for image in images if image not in out]
     left = ", ".join(p.name for p in stray[:3]) + (f" and {len(stray) - 3} more" if len(stray) > 3 else "")
-    note = f"{len(frames)} images named like {pattern} are the frames; left out: {left}"
-    return [image for image in images if image in kept], (note,)
+    return frames, (f"{len(frames)} images named like {pattern} are the frames; left out: {left}",)
 
 
 def _pattern(name: str) -> str:
