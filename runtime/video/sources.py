@@ -410,20 +410,27 @@ def _alike(images: list[Path]) -> tuple[list[Path], tuple[str, ...]]:
         return images, ()
     like_masks = {pattern for pattern, files in by_pattern.items() if _like_a_mask(files[0])}
     numbered = [pattern for pattern in by_pattern if "#" in pattern]
-    pattern = max(numbered, key=lambda name: (name not in like_masks, len(by_pattern[name])), default="")
-    if not pattern:
+    if not numbered:
         return images, ()
-    stray: list[Path] = []
-    for other, files in by_pattern.items():
-        is_mask = other in like_masks and pattern not in like_masks
-        # Of copies, the first often has no number: `image`, `image (1)`.
-        foreign = _letters(other) != _letters(pattern) and ("#" not in other or len(files) <= MOST_STRAYS * len(images))
-        if other != pattern and (is_mask or foreign):
-            stray += files
-    if not stray:
-        counts = ", ".join(f"{len(files)} like {name}" for name, files in by_pattern.items())
-        return images, (f"all {len(images)} images are taken as frames, though their names differ: {counts}",)
-    out = set(stray)
+    few = MOST_STRAYS * len(images)
+    pattern = max(
+        numbered, key=lambda name: (name not in like_masks and len(by_pattern[name]) > few, len(by_pattern[name]))
+    )
+    # Of copies, the first often has no number: `image`, `image (1)`.
+    others = {name: files for name, files in by_pattern.items() if _letters(name) != _letters(pattern)}
+    masks = [f for name, files in others.items() if name in like_masks and pattern not in like_masks for f in files]
+    unnumbered = [f for name, files in others.items() if "#" not in name for f in files]
+    numbered_otherwise = [f for name, files in others.items() if "#" in name for f in files]
+    out = set(masks)
+    if len(unnumbered) < len(by_pattern[pattern]):
+        out.update(unnumbered)
+    if len(numbered_otherwise) <= few:
+        out.update(numbered_otherwise)
+    if not out:
+        counts = [f"{len(files)} like {name}" for name, files in by_pattern.items()]
+        listed = ", ".join(counts[:3]) + (f" and {len(counts) - 3} more kinds" if len(counts) > 3 else "")
+        return images, (f"all {len(images)} images are taken as frames, though their names differ: {listed}",)
+    stray = [image for image in images if image in out]
     frames = [image for image in images if image not in out]
     left = ", ".join(p.name for p in stray[:3]) + (f" and {len(stray) - 3} more" if len(stray) > 3 else "")
     return frames, (f"{len(frames)} images named like {pattern} are the frames; left out: {left}",)

@@ -309,6 +309,17 @@ def test_masks_among_the_frames_are_left_out_with_a_note(frames, form, name):
     assert len(source.notes) == 1 and "left out" in source.notes[0] and "and 3 more" in source.notes[0]
 
 
+def test_several_masks_for_each_frame_are_left_out_and_frames_with_a_palette_are_not(frames, tmp_path):
+    for i in range(18):
+        Image.fromarray(block() * 255).save(frames / f"object_{i}.png")
+    assert open_source(frames).count == 6
+    (tmp_path / "indexed").mkdir()
+    for i in range(6):
+        Image.fromarray(block()).save(tmp_path / f"indexed/f_{i}.png")
+    Image.new("RGB", (64, 48)).save(tmp_path / "indexed/thumbnail_1.jpg")
+    assert open_source(tmp_path / "indexed").count == 6
+
+
 def test_a_picture_without_a_number_is_no_frame_of_few_that_have_one(frames):
     for i in range(2, 6):
         (frames / f"frame_{i:05d}.jpg").unlink()
@@ -325,6 +336,15 @@ def test_two_kinds_of_names_are_told_where_both_are_frames(frames):
     assert source.notes == (
         "all 12 images are taken as frames, though their names differ: 6 like frame_#, 6 like take_#",
     )
+
+
+@pytest.mark.parametrize(
+    "names", [("a1f", "b22c", "c3d", "9e", "f0f0", "e1"), ("one", "two", "three", "four 4"), ("a", "b", "c")]
+)
+def test_names_of_no_pattern_are_all_frames(tmp_path, names):
+    for name in names:
+        Image.new("RGB", (64, 48)).save(tmp_path / f"{name}.png")
+    assert open_source(tmp_path).count == len(names)
 
 
 def test_the_first_of_copies_has_no_number(tmp_path):
