@@ -58,8 +58,6 @@ def bench(
     from ..benchmarks.speed.bench import BenchRequest, whole_numbers
     from ..benchmarks.speed.clip import CLIP
     from ..benchmarks.speed.report.report import Outputs, run_and_report
-    from ..runtime.backends import Orchestrator, choose
-    from ..runtime.bundle import Bundle
 
     if crop is not None:
         from ..export.build.bundle import check_crop, parse_crop
@@ -71,6 +69,7 @@ def bench(
         objects=whole_numbers("objects", objects),
         interval=interval,
         branches=branches,
+        device=device,
         backends=tuple(name.strip() for name in backend.split(",")),
         source=source or CLIP,
         mask=mask,
@@ -79,11 +78,4 @@ def bench(
         weights=weights,
         clips=clips,
     )
-    outputs = Outputs(json=json, plots=plots, html=html, against=against)
-    choices = [choose(Bundle.open(b), name, device=device) for b in request.bundles for name in request.backends]
-    if any(choice.orchestrator is Orchestrator.DEVICE for choice in choices):
-        from ..benchmarks.speed.device_bench import run_request
-
-        run_request(request, outputs, device=device)
-        return
-    run_and_report(request, outputs)
+    run_and_report(request, Outputs(json=json, plots=plots, html=html, against=against))

@@ -16,7 +16,7 @@ from ..clip import BenchClip
 from ..environment import Environment
 from ..measure import Setup
 from .against import change_grids, check_comparable
-from .json_file import OldReport, write_json
+from .json_file import ReportFile
 from .tables import as_grids, case_names, unsteady
 
 CONSOLE_WIDTH = 130
@@ -61,7 +61,7 @@ def run_and_report(request: BenchRequest, outputs: Outputs) -> None:
     outputs.check()
     if outputs.plots is not None or outputs.html is not None:
         from .plots import draw_plots
-    old = None if outputs.against is None else OldReport.read(outputs.against)
+    old = None if outputs.against is None else ReportFile.read(outputs.against)
 
     def check(environment: Environment, clip: BenchClip, setups: Sequence[Setup]) -> None:
         if old is not None and outputs.against is not None:
@@ -75,7 +75,7 @@ def run_and_report(request: BenchRequest, outputs: Outputs) -> None:
         console.print(grid.as_rich())
     _warn(report)
     if outputs.json is not None:
-        write_json(report, outputs.json)
+        ReportFile.of(report).write(outputs.json)
     if outputs.plots is None and outputs.html is None:
         return
     pictures = draw_plots(report)
