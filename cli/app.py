@@ -30,6 +30,7 @@ EXTRAS = {
     "lightning_fabric": "train",
     "tensorboard": "train",
     "matplotlib": "bench",
+    "scipy": "bench",
 }
 """Libraries that the base installation lacks, and the extra that brings each."""
 

@@ -28,6 +28,7 @@ from ...runtime.cpu.onnxruntime_engine import Buffer
 from ...runtime.manifest import GraphParity
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
+from ..interval import CONFIDENCE, bootstrap_interval
 from .datasets import Sequence, choose_sequences, open_dataset
 from .metrics import boundary_accuracy, region_similarity
 
@@ -36,7 +37,6 @@ FAITHFUL_IOU = 0.995
 REDUCED_IOU = 0.9
 """The same where one of them does not."""
 RESAMPLES = 10_000
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,12 +244,12 @@ def _region_and_boundary(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> 
 
 
 def paired_bootstrap(gains: list[float]) -> Interval:
-    """Mean of paired differences and its percentile interval (Efron 1979), sequences drawn with replacement."""
+    """Mean of paired differences and its interval, sequences drawn with replacement; no wider than one of one."""
     values = np.asarray(gains, np.float64)
-    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(values[draws].mean(axis=1), (tail, 100 - tail))
-    return Interval(float(values.mean()), float(low), float(high))
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, mean, mean)
+    return Interval(mean, *bootstrap_interval(lambda drawn: values[drawn].mean(axis=-1), len(values), RESAMPLES))
 
 
 def _failures(

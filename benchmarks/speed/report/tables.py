@@ -163,7 +163,7 @@ def unsteady(case: Measurement) -> str:
 def as_text(ratio: Ratio) -> str:
     """Value and 95 % interval."""
     if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.2f} (one round: no interval)"
+        return f"{ratio.value:.2f} (no interval: one round only, or no scipy)"
     return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
