@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.95
 
 
-def bootstrap_interval(
-    statistic: Callable[[NDArray[np.intp]], Any], count: int, resamples: int
-) -> tuple[float, float]:
+def bootstrap_interval(statistic: Callable[[NDArray[np.intp]], Any], count: int, resamples: int) -> tuple[float, float]:
     """Percentile interval (Efron 1979) of a statistic of measurements that are drawn with replacement.
 
     Args:

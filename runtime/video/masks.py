@@ -1,4 +1,4 @@
-"""Label maps as files: reading and checking what the user gives, writing palette PNGs."""
+"""Label maps: reading and checking what the user gives, writing palette PNGs, comparing."""
 
 from __future__ import annotations
 
@@ -70,6 +70,12 @@ def write_label_map(path: Path, labels: NDArray[np.uint8]) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks; two empty ones agree."""
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0
 
 
 def has_mask_palette(path: Path) -> bool:
