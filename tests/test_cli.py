@@ -120,8 +120,11 @@ def test_doctor_names_versions_devices_providers_and_bundles(monkeypatch, capfd)
         assert bundle.name in shown
 
 
-def test_doctor_without_onnxruntime_says_what_to_install(tmp_path):
-    asked = process("doctor", before="sys.modules['onnxruntime'] = None")
+NO_ENGINES = "sys.modules['onnxruntime'] = sys.modules['openvino'] = None"
+
+
+def test_doctor_without_any_engine_says_what_to_install(tmp_path):
+    asked = process("doctor", before=NO_ENGINES)
     shown, _ = asked.communicate(timeout=60)
     assert asked.returncode == 2
     assert "jointrt[cpu]" in shown
@@ -129,13 +132,24 @@ def test_doctor_without_onnxruntime_says_what_to_install(tmp_path):
 
 
 @needs_lite
-def test_run_without_onnxruntime_names_the_extra(tmp_path):
+def test_run_without_any_engine_names_the_extra(tmp_path):
     out = tmp_path / "out"
-    asked = process("run", CLIP, "--mask", MASK, "-o", out, before="sys.modules['onnxruntime'] = None")
+    asked = process("run", CLIP, "--mask", MASK, "-o", out, before=NO_ENGINES)
     shown, complaint = asked.communicate(timeout=60)
     assert (asked.returncode, shown, complaint.count("\n")) == (2, "", 1)
     assert "jointrt[cpu]" in complaint
     assert not out.exists()
+
+
+@needs_lite
+@pytest.mark.usefixtures("needs_openvino")
+@pytest.mark.parametrize("bundle", ["lite", "lite-int8"])
+def test_openvino_alone_is_enough(tmp_path, bundle):
+    arguments = ("run", CLIP, "--mask", MASK, "-o", tmp_path / "out", "--end", 3, "--bundle", bundle)
+    asked = process(*arguments, before="sys.modules['onnxruntime'] = sys.modules['torch'] = None")
+    shown, complaint = asked.communicate(timeout=300)
+    assert (asked.returncode, complaint) == (0, "")
+    assert "OpenVINO" in shown
 
 
 def iou(a, b):
