@@ -9,22 +9,22 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from ...errors import OutputError, SettingsError
+from ...errors import SettingsError
 from ...export.checkpoint.network import bundle_network
 from ...export.parity.clips import Clip, record_calls
 from ...export.parity.graphs import CLIP, MAX_REL_L2, call_errors, graph_failures, graph_parity, worst
 from ...export.parity.reference import reference_segmenter
 from ...export.parity.table import graph_table
-from ...files import replace_file
+from ...files import check_writable, replace_file
 from ...runtime.backends import Choice, Orchestrator, choose
 from ...runtime.bundle import Bundle
 from ...runtime.cpu.loading import load_engine
+from ...runtime.job.run import Display
 from ...runtime.manifest import GraphParity
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
@@ -74,19 +74,6 @@ class CompareRequest:
     min_iou: float | None = None
     max_loss: float = 0.01
     max_error: float | None = None
-
-
-class Display(Protocol):
-    """Who is told of the progress."""
-
-    def begin(self, total: int | None, done: int) -> None:
-        """The frames are about to run."""
-
-    def advance(self) -> None:
-        """One more frame was segmented by both."""
-
-    def note(self, text: str) -> None:
-        """Something that the user should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +128,7 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
         raise SettingsError(f"frames is {request.frames}: expected 2 or more, as the first one's mask is given")
     if request.sequences and request.root is None:
         raise SettingsError("--sequences chooses from a data set: give it with --data")
-    if request.curve is not None and (request.curve.is_dir() or not request.curve.parent.is_dir()):
-        raise OutputError(f"{request.curve} cannot be written: expected a file in a folder that exists")
+    check_writable(request.curve)
     tested = Bundle.open(request.bundle)
     baseline = None if request.baseline is None else Bundle.open(request.baseline)
     backend = choose(tested, request.backend)

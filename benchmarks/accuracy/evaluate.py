@@ -12,16 +12,17 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DatasetError, DeviceError, OutputError, SettingsError
-from ...files import replace_file
+from ...errors import DatasetError, DeviceError, SettingsError
+from ...files import check_writable, replace_file
 from ...runtime.bundle import Bundle
 from ...runtime.device.readiness import choose_ready
+from ...runtime.job.run import Display
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
 from ...runtime.video.masks import write_label_map
@@ -79,19 +80,6 @@ class EvaluationRequest:
     overwrite: bool = False
     csv: Path | None = None
     html: Path | None = None
-
-
-class Display(Protocol):
-    """Who is told of the progress."""
-
-    def begin(self, total: int | None, done: int) -> None:
-        """The evaluation starts with `done` of `total` frames complete."""
-
-    def advance(self) -> None:
-        """One more frame is scored."""
-
-    def note(self, text: str) -> None:
-        """Something that the user should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +168,7 @@ def _check(request: EvaluationRequest) -> None:
         value = getattr(request, name)
         if value is not None and value < 1:
             raise SettingsError(f"{name} is {value}: expected 1 or more")
-    for file in (request.csv, request.html):
-        if file is not None and (file.is_dir() or not file.parent.is_dir()):
-            raise OutputError(f"{file} cannot be written: expected a file in a folder that exists")
+    check_writable(request.csv, request.html)
 
 
 def _maker(request: EvaluationRequest) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, get_args
 import onnx
 
 from ...errors import BundleError, DeviceError, SettingsError
+from ...files import replace_file
 from ...runtime.bundle import Bundle
 from ...runtime.device.cuda_driver import query_cuda_driver
 from ...runtime.device.engines.library import MODULES, TensorRTBackend, error_logger, import_tensorrt
@@ -186,9 +187,7 @@ class EngineBuilder:
         if cache is None:
             return
         self.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.timing_cache.parent, delete=False) as aside:
-            aside.write(bytes(config.get_timing_cache().serialize()))
-        Path(aside.name).replace(self.timing_cache)
+        replace_file(self.timing_cache, bytes(config.get_timing_cache().serialize()))
 
     def record(self) -> TensorRTRecord:
         """What the manifest keeps of the build."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ....errors import OutputError
-from ....files import replace_file
+from ....files import check_writable, replace_file
 from ..bench import BenchReport, BenchRequest, bench
 from ..clip import BenchClip
 from ..environment import Environment
@@ -45,9 +45,7 @@ class Outputs:
         Raises:
             OutputError: a folder is not there, or a file is.
         """
-        for file in (self.json, self.html):
-            if file is not None and (file.is_dir() or not file.parent.is_dir()):
-                raise OutputError(f"{file} cannot be written: expected a file in a folder that exists")
+        check_writable(self.json, self.html)
         if self.plots is not None and self.plots.exists() and not self.plots.is_dir():
             raise OutputError(f"{self.plots} is a file: expected a folder for the pictures")
 
