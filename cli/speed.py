@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Branches, Device, Interval, Weights
+from .options import Branches, Device, Interval, Weights, record_of
 
 
 @app.command()
@@ -61,21 +61,15 @@ def bench(
 
     if crop is not None:
         from ..export.build.bundle import check_crop, parse_crop
-    request = BenchRequest(
+    request = record_of(
+        BenchRequest,
+        locals(),
         bundles=tuple(bundles or ["lite"]),
+        backends=tuple(name.strip() for name in backend.split(",")),
         crops=() if crop is None else tuple(check_crop(parse_crop(text.strip())) for text in crop.split(",")),
         memory=whole_numbers("memory", memory),
         threads=whole_numbers("threads", threads),
         objects=whole_numbers("objects", objects),
-        interval=interval,
-        branches=branches,
-        device=device,
-        backends=tuple(name.strip() for name in backend.split(",")),
         source=source or CLIP,
-        mask=mask,
-        periods=periods,
-        reference=reference,
-        weights=weights,
-        clips=clips,
     )
-    run_and_report(request, Outputs(json=json, plots=plots, html=html, against=against))
+    run_and_report(request, record_of(Outputs, locals()))

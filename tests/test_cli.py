@@ -1,4 +1,6 @@
+import dataclasses
 import importlib.metadata
+import inspect
 import shlex
 import signal
 import subprocess
@@ -11,7 +13,14 @@ import cv2
 import numpy as np
 import pytest
 from jointrt import cli
+from jointrt.benchmarks.accuracy.clicks import ClickEvaluationRequest
+from jointrt.benchmarks.accuracy.compare import CompareRequest
+from jointrt.benchmarks.accuracy.evaluate import EvaluationRequest
+from jointrt.benchmarks.speed.bench import BenchRequest
+from jointrt.cli import accuracy, clicks, segment, speed
+from jointrt.runtime.clicks.job import MaskRequest
 from jointrt.runtime.bundle import installed_bundles
+from jointrt.runtime.job.run import Request
 from jointrt.runtime.video.masks import davis_palette, read_label_map, write_label_map
 from PIL import Image
 
@@ -241,3 +250,24 @@ def test_without_arguments_the_commands_are_shown(monkeypatch, capsys):
         cli.main()
     shown = capsys.readouterr()
     assert "bench" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("command", "request_type"),
+    [
+        (segment.run, Request),
+        (accuracy.evaluate, EvaluationRequest),
+        (accuracy.compare, CompareRequest),
+        (speed.bench, BenchRequest),
+        (clicks.mask, MaskRequest),
+        (clicks.evaluate_clicks, ClickEvaluationRequest),
+    ],
+)
+def test_a_commands_defaults_are_those_of_its_request(command, request_type):
+    typed = inspect.signature(command).parameters
+    shared = [field for field in dataclasses.fields(request_type) if field.name in typed]
+    assert len(shared) >= 3
+    for field in shared:
+        # Lists are typed as text.
+        if not isinstance(field.default, tuple):
+            assert typed[field.name].default in (inspect.Parameter.empty, None, field.default), field.name

@@ -24,7 +24,7 @@ from ...runtime.bundle import Bundle
 from ...runtime.device.readiness import choose_ready
 from ...runtime.job.run import Display
 from ...runtime.segmenter import Segmenter
-from ...runtime.settings import Settings, available_cores
+from ...runtime.settings import Options, available_cores
 from ...runtime.video.masks import write_label_map
 from .baselines import BASELINES, Follower
 from .datasets import Sequence, few, open_dataset, sound_sequences
@@ -39,8 +39,8 @@ POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationRequest:
-    """What to evaluate.
+class EvaluationRequest(Options):
+    """What to evaluate, `Options` included; `threads` are those of all processes together.
 
     Attributes:
         root, layout, split, single_object: see `datasets.open_dataset`.
@@ -48,8 +48,6 @@ class EvaluationRequest:
         bundle: name or folder of the bundle to run; `lite` if neither this nor `results` nor `baseline` is given.
         results: folder of masks made elsewhere, `SEQUENCE/FRAME.png`.
         baseline: name of one of `BASELINES`.
-        memory, interval, branches, score_resize, windows, device, backend: see `Segmenter.load`.
-        threads: cores to use, all processes together; all that the process may use if None.
         processes: sequences at a time; chosen by the cores if None.
         out: folder for the masks; for YouTube-VOS the archive to hand in too.
         resume: keep the sequences that `out` holds complete.
@@ -66,14 +64,6 @@ class EvaluationRequest:
     bundle: str | None = None
     results: Path | None = None
     baseline: str | None = None
-    memory: int | None = None
-    interval: int | None = None
-    branches: str = "both"
-    score_resize: str = "given"
-    windows: str = "released"
-    device: str = "cpu"
-    backend: str = "auto"
-    threads: int | None = None
     processes: int | None = None
     out: Path | None = None
     resume: bool = False
@@ -178,14 +168,7 @@ def _maker(request: EvaluationRequest) -> dict[str, Any]:
     if request.baseline is not None:
         return {"baseline": request.baseline}
     bundle = Bundle.open(request.bundle or "lite")
-    settings = Settings.resolve(
-        bundle.manifest.defaults,
-        memory=request.memory,
-        interval=request.interval,
-        branches=request.branches,
-        score_resize=request.score_resize,
-        windows=request.windows,
-    )
+    settings = request.settings(bundle.manifest.defaults)
     choice = choose_ready(bundle, request.backend, None, request.device)
     used = {name: value for name, value in asdict(settings).items() if name != "threads"}
     used |= {"device": request.device, "backend": str(choice)}
@@ -311,17 +294,7 @@ class _Worker:
         request = self.request
         if request.baseline is not None:
             return BASELINES[request.baseline]()
-        return Segmenter.load(
-            request.bundle or "lite",
-            memory=request.memory,
-            interval=request.interval,
-            branches=request.branches,
-            threads=self.threads,
-            score_resize=request.score_resize,
-            windows=request.windows,
-            device=request.device,
-            backend=request.backend,
-        )
+        return Segmenter.load(request.bundle or "lite", **{**request.options(), "threads": self.threads})
 
 
 def _draw_worst(
