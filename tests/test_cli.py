@@ -18,8 +18,8 @@ from jointrt.benchmarks.accuracy.compare import CompareRequest
 from jointrt.benchmarks.accuracy.evaluate import EvaluationRequest
 from jointrt.benchmarks.speed.bench import BenchRequest
 from jointrt.cli import accuracy, clicks, segment, speed
-from jointrt.runtime.clicks.job import MaskRequest
 from jointrt.runtime.bundle import installed_bundles
+from jointrt.runtime.clicks.job import MaskRequest
 from jointrt.runtime.job.run import Request
 from jointrt.runtime.video.masks import davis_palette, read_label_map, write_label_map
 from PIL import Image
