@@ -28,11 +28,10 @@ from ...runtime.settings import Options, available_cores
 from ...runtime.video.masks import write_label_map
 from .baselines import BASELINES, Follower
 from .datasets import Sequence, few, open_dataset, sound_sequences
-from .mask_folder import Identity, MaskFolder, check_results
+from .mask_folder import Identity, MaskFolder, check_results, write_submission
 from .metrics import boundary_accuracy, region_similarity
 from .score_page import WorstFrame, as_page, draw_difference, worst_frames
 from .scores import Figures, ObjectScore, as_csv, mean_figures
-from .submission import write_submission
 
 SUBMISSION = "submission.zip"
 POLL_SECONDS = 0.2

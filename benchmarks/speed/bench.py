@@ -21,7 +21,7 @@ from ...runtime.bundle import Bundle
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings
 from ...runtime.video.sources import open_source
-from .cases import bundle_case, bundle_setup, reference_case
+from .cases import bundle_case, bundle_setup, reference_case, with_other_crop
 from .clip import CLIP, BenchClip
 from .environment import Environment, peak_mb
 from .measure import Case, Measurement, Setup, time_rounds
@@ -201,8 +201,6 @@ def _reference_net(bundle: Bundle, weights: Path | None) -> JointNet:
 def _cropped(request: BenchRequest, bundle: Bundle, crop: tuple[int, int], folder: Path, progress: Progress) -> Bundle:
     if crop == bundle.manifest.geometry.crop_size:
         return bundle
-    from .recrop import with_other_crop
-
     return with_other_crop(bundle, crop, request.weights, folder, lambda step: progress(step, 0, 0))
 
 

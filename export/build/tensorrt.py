@@ -9,7 +9,6 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -273,7 +272,10 @@ def build_bundle(
         traced |= write_loops(Path(scratch), traced)
         quantization = None
         if options.precision == "int8":
-            report = partial(_report, progress, len(graphs), total)
+
+            def report(step: str) -> None:
+                progress(step, len(graphs), total)
+
             quantization = quantize_graphs(bundle, clips, QuantizeOptions(), Path(scratch), traced, report)
         for done, (name, record) in enumerate(traced.items(), len(graphs)):
             progress(f"building {name}", done, total)
@@ -299,7 +301,3 @@ def build_bundle(
             progress("comparing with the PyTorch network", total, total)
             write_judged(folder, manifest, lambda: measure_on_gpu(Bundle.open(folder), net), options.precision)
     return Bundle.open(out)
-
-
-def _report(progress: Callable[[str, int, int], None], done: int, total: int, step: str) -> None:
-    progress(step, done, total)
