@@ -155,20 +155,9 @@ class MemoryUpdateGraph(FixedMemoryGraph):
         )
         return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
 
-    def renew(
-        self,
-        z_all: Tensor,
-        key_all: Tensor,
-        C_all: Tensor,
-        D_all: Tensor,
-        valid: Tensor,
-        slot: Tensor,
-        x_tra: Tensor,
-        key: Tensor,
-        C: Tensor,
-        D: Tensor,
-    ) -> Tensor:
-        """The same in place; gives the keys of all slots."""
+    def renew(self, *values: Tensor) -> Tensor:
+        """What `forward` takes, renewed in place; gives the keys of all slots."""
+        z_all, key_all, C_all, D_all, valid, slot, x_tra, key, C, D = values
         C_term, D_term, C, D = self.terms(z_all, key_all, valid, slot, x_tra, key, C, D)
         C_all.add_(C_term)
         D_all.add_(D_term)
