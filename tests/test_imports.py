@@ -1,6 +1,7 @@
 """Which part of the house may import which; CONTRIBUTING.md says why."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,13 @@ def test_no_folder_is_crowded():
     for path in MODULES.values():
         folders.setdefault(path.parent, []).append(path.name)
     assert max(len([n for n in names if n != "__init__.py"]) for names in folders.values()) <= 16
+
+
+def test_every_package_is_installed():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join(("jointrt", *path.relative_to(ROOT).parts[:-1]))
+        for path in MODULES.values()
+        if path.name == "__init__.py"
+    }
+    assert found <= listed

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...errors import OutputError
+from ...files import write_whole
 from .datasets import ANNOTATIONS, Sequence
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
@@ -24,16 +24,14 @@ def write_submission(path: Path, sequences: Iterable[Sequence], masks: Path) -> 
     Raises:
         OutputError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+
+    def write(file: Path) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for sequence in sorted(sequences, key=lambda s: s.name):
                 for frame in sequence.required:
                     entry = zipfile.ZipInfo(f"{ANNOTATIONS}/{sequence.name}/{frame}.png", EARLIEST)
                     entry.external_attr = 0o644 << 16
                     entry.create_system = 3
                     archive.writestr(entry, (masks / sequence.name / f"{frame}.png").read_bytes())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+    write_whole(path, write)

@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ...errors import SettingsError
-from ...runtime.backends import Orchestrator, choose
+from ...errors import DependencyError
 from ...runtime.bundle import Bundle
 from ...runtime.cpu.network import OnnxNetwork
-from ...runtime.segmenter import Segmenter
+from ...runtime.device.readiness import choose_ready
+from ...runtime.segmenter import Segmenter, load_tracking
 from ...runtime.settings import Settings
 from ...runtime.tracking.follower import HostFollower
 from .clip import BenchClip
@@ -25,27 +25,22 @@ REFERENCE_SECONDS = 60.0
 """About as long a reference is timed: its frames are slow, and its number of periods follows from the first."""
 
 
-def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, backend: str) -> Setup:
-    """A bundle on the CPU, under the name that it is shown by.
+def bundle_setup(
+    name: str, bundle: Bundle, settings: Settings, objects: int, backend: str = "auto", device: str = "cpu"
+) -> Setup:
+    """A bundle on a device, under the name that it is shown by.
 
     Raises:
         JointError: the backend does not run it there.
     """
     manifest = bundle.manifest
-    choice = choose(bundle, backend)
-    if choice.orchestrator is Orchestrator.DEVICE:
-        raise SettingsError(
-            f"{bundle.folder} with backend {backend} is not run by the CPU's own orchestrator, which is timed here: "
-            "time it apart, with --device"
-        )
     return Setup(
         kind="bundle",
         bundle=name,
         fingerprint=bundle.fingerprint,
         precision=manifest.precision,
         crop=manifest.geometry.crop_size,
-        device="cpu",
-        backend=str(choice),
+        choice=choose_ready(bundle, backend, None, device),
         settings=settings,
         objects=objects,
     )
@@ -54,34 +49,29 @@ def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, ba
 def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int) -> Case:
     """Load a bundle, fill its memory and let one period pass."""
     settings, before, began = setup.settings, resident_mb(), time.perf_counter()
-    segmenter = Segmenter.load(
-        bundle,
-        memory=settings.memory,
-        interval=settings.interval,
-        branches=settings.branches,
-        threads=settings.threads,
-        score_resize=settings.score_resize,
-        windows=settings.windows,
-        backend=setup.backend,
-    )
+    segmenter = Segmenter(*load_tracking(bundle, setup.choice, settings))
     shown = fill_memory(segmenter, clip, setup.objects)
     measurement = Measurement(setup, fill_seconds=time.perf_counter() - began, resident_mb=_growth(before))
     case = Case(measurement, segmenter, clip.frames(shown), shown, periods)
-    assert isinstance(segmenter.tracking, HostFollower) and isinstance(segmenter.tracking.network, OnnxNetwork)
-    with counted_calls(segmenter.tracking.network) as calls:
-        for _ in range(settings.interval):
-            case.warm_up()
-    measurement.gflop = _gflop_per_frame(bundle, calls, settings.interval)
+    tracking = segmenter.tracking
+    if isinstance(tracking, HostFollower) and isinstance(tracking.network, OnnxNetwork):
+        with counted_calls(tracking.network) as calls:
+            case.warm_up(settings.interval)
+        measurement.gflop = _gflop_per_frame(bundle, calls, settings.interval)
+    else:
+        # What is captured on a device is captured at its second call.
+        case.warm_up(2 * settings.interval)
     return case
 
 
 def _gflop_per_frame(bundle: Bundle, calls: Counter[Call], frames: int) -> dict[str, float]:
-    """By stage; empty where `onnx` is not installed."""
+    """By stage; empty where `onnx` or ONNX Runtime is not installed."""
     try:
         from .roofline import stage_gflop
-    except ModuleNotFoundError:
+
+        return {stage: gflop / frames for stage, gflop in stage_gflop(bundle, calls).items()}
+    except (ModuleNotFoundError, DependencyError):
         return {}
-    return {stage: gflop / frames for stage, gflop in stage_gflop(bundle, calls).items()}
 
 
 def fill_memory(segmenter: Segmenter, clip: BenchClip, objects: int) -> int:
@@ -132,7 +122,7 @@ def reference_case(net: JointNet, setup: Setup, filled: Case, clip: BenchClip, p
         periods,
         prepare=lambda: torch.set_num_threads(settings.threads),
     )
-    case.warm_up()
+    case.warm_up(1)
     reference.load_state_dict(state)
     case.frames, case.shown = clip.frames(filled.shown), filled.shown
     case.measurement.resident_mb = _growth(before)
