@@ -4,12 +4,26 @@
 # isort: off
 from . import segment
 from . import clicks
+from . import fleet
 from . import accuracy
 from . import speed
 from . import bundles
 from . import training
+from . import studio
 from . import machine
 from .app import app, main
 # isort: on
 
-__all__ = ["accuracy", "app", "bundles", "clicks", "machine", "main", "segment", "speed", "training"]
+__all__ = [
+    "accuracy",
+    "app",
+    "bundles",
+    "clicks",
+    "fleet",
+    "machine",
+    "main",
+    "segment",
+    "speed",
+    "studio",
+    "training",
+]

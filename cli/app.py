@@ -30,6 +30,11 @@ EXTRAS = {
     "lightning_fabric": "train",
     "tensorboard": "train",
     "matplotlib": "bench",
+    "ray": "fleet",
+    "fsspec": "fleet",
+    "s3fs": "fleet",
+    "pyarrow": "fleet",
+    "pycocotools": "fleet",
     "scipy": "bench",
 }
 """Libraries that the base installation lacks, and the extra that brings each."""

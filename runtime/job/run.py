@@ -116,12 +116,23 @@ def segment_video(request: Request, display: Display) -> Outcome:
         JointError: anything wrong with what the user gave; nothing was written then.
     """
     job = Job.prepare(request)
-    bundle = Bundle.open(request.bundle)
-    segmenter = Segmenter.load(bundle, **request.options())
+    segmenter, used = load_segmenter(request)
     assert segmenter.choice is not None
     if segmenter.choice.orchestrator is Orchestrator.DEVICE:
         display.note(f"runs with {segmenter.runs_on}")
-    return job.run(segmenter, identity(bundle, segmenter.choice, segmenter.settings), display)
+    return job.run(segmenter, used, display)
+
+
+def load_segmenter(request: Request) -> tuple[Segmenter, dict[str, Any]]:
+    """The segmenter that a request asks for, and what determines its masks (see `identity`).
+
+    Raises:
+        JointError: the bundle or a setting cannot be used.
+    """
+    bundle = Bundle.open(request.bundle)
+    segmenter = Segmenter.load(bundle, **request.options())
+    assert segmenter.choice is not None
+    return segmenter, identity(bundle, segmenter.choice, segmenter.settings)
 
 
 def identity(bundle: Bundle, choice: Choice, settings: Settings) -> dict[str, Any]:

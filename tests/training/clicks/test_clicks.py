@@ -9,7 +9,7 @@ import pytest
 import torch
 from jointrt.errors import OutputError, SettingsError, WeightsError
 from jointrt.export.build.clicks import export_click_bundle, verify_click_bundle
-from jointrt.export.checkpoint.weights import load_network
+from jointrt.export.checkpoint.weights import load_click_network, load_network
 from jointrt.model.clicks import ClickConfig, ClickNet
 from jointrt.training.clicks import command
 from jointrt.training.clicks.command import ClickRequest, train_clicks
@@ -20,6 +20,7 @@ from jointrt.training.draw import Draw
 from jointrt.training.frame_store import FrameStore
 from jointrt.training.losses import jaccard
 from jointrt.training.material import find_material
+from jointrt.training.pretrained import load_imagenet
 from torch.nn import functional as F
 
 CPU = torch.device("cpu")
@@ -120,6 +121,20 @@ def test_a_run_is_interrupted_resumed_and_exported(pictures: Path, tiny: ClickSe
     assert all(graph.rel_l2 < 1e-4 for graph in parity.graphs)
     with pytest.raises(WeightsError, match="does not know"):
         load_network(outcome.weights)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_the_trunk_learns_where_it_is_to(
+    pictures: Path, tiny: ClickSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", dataclasses.replace(tiny, trunk_rate=rate))
+    outcome = train_clicks(ClickRequest("tiny", (pictures,), tmp_path / "run", device="cpu"))
+    given = ClickNet(TINY).backbone
+    load_imagenet(given)
+    learnt = load_click_network(outcome.weights)[0].backbone
+    changed = [name for name, value in given.named_parameters() if not torch.equal(value, learnt.get_parameter(name))]
+    assert len(changed) == (len(list(given.parameters())) if rate else 0)
+    assert all(torch.equal(value, dict(learnt.named_buffers())[name]) for name, value in given.named_buffers())
 
 
 def test_clicks_are_learned(

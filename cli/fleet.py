@@ -1,0 +1,66 @@
+"""Many videos: `jointrt batch`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .app import app
+from .options import Backend, Branches, Device, Interval, Memory
+
+
+@app.command()
+def batch(
+    inputs: Annotated[
+        str,
+        typer.Argument(help="A table (.csv, .jsonl, .parquet) of video, mask, ...; or DAVIS or YouTube-VOS."),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder or URL for the results.")],
+    bundle: Annotated[str | None, typer.Option(help="Bundle.", show_default="lite-int8; lite on a GPU")] = None,
+    memory: Memory = None,
+    interval: Interval = None,
+    branches: Branches = "both",
+    threads: Annotated[int, typer.Option(help="Cores of each worker.", min=1)] = 1,
+    workers: Annotated[int | None, typer.Option(help="Processes.", min=1, show_default="all there is room for")] = None,
+    device: Device = "cpu",
+    backend: Backend = "auto",
+    address: Annotated[str | None, typer.Option(metavar="auto|HOST", help="Ray cluster to join.")] = None,
+    form: Annotated[str, typer.Option("--format", metavar="png|ffv1|rle", help="What masks are kept as.")] = "png",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Do what is missing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, count, and stop.")] = False,
+) -> None:
+    """Segment many videos: OUT/NAME/masks/ for each, OUT/report.html and report.jsonl for all."""
+    from ..errors import SettingsError
+    from ..fleet.batch import check_batch, run_batch
+    from ..fleet.progress import BatchDisplay
+    from ..fleet.worker import Plan
+    from ..runtime.backends import default_bundle
+    from ..runtime.job.run import Request
+
+    if overwrite and resume:
+        raise SettingsError("both --overwrite and --resume are given: expected one of them")
+    settings: dict[str, Any] = {"memory": memory, "interval": interval, "branches": branches, "threads": threads}
+    nowhere = Path()
+    request = Request(
+        source=nowhere,
+        mask=nowhere,
+        out=nowhere,
+        bundle=bundle or default_bundle(backend, device),
+        device=device,
+        backend=backend,
+        **settings,
+    )
+    plan = Plan(request, out, form, resume)
+    if dry_run:
+        typer.echo(f"{check_batch(inputs, plan, overwrite=overwrite)} clips to {out} by {request.bundle}")
+        return
+    with BatchDisplay() as display:
+        report = run_batch(inputs, plan, display, address=address, workers=workers, overwrite=overwrite)
+    counts = ", ".join(f"{number} {state}" for state, number in sorted(report.counts.items()))
+    typer.echo(f"{counts}; {report.frames} frames: {out.rstrip('/')}/report.html")
+    if report.counts["failed"]:
+        sys.exit(1)

@@ -1,0 +1,178 @@
+"""One process that segments whole clips, one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import JointError, OutputError, VideoError
+from ..runtime.job.run import Job, Outcome, Request, load_segmenter
+from .formats import convert_masks
+from .table import Clip
+
+DONE = "done.json"
+"""Written last into a clip's folder: where it is, the result is whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all clips have in common.
+
+    Attributes:
+        request: bundle and settings; its source, mask and out are not read.
+        out: path or URL of the folder for the results.
+        format: see `formats.FORMATS`.
+        resume: leave what is there.
+    """
+
+    request: Request
+    out: str
+    format: str
+    resume: bool
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def begin(self, total: int | None, done: int) -> None:
+        """See `run.Display`."""
+
+    def advance(self) -> None:
+        """See `run.Display`."""
+
+    def note(self, text: str) -> None:
+        """See `run.Display`."""
+
+
+class Worker:
+    """Holds one segmenter; is an actor of Ray."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.segmenter, self.identity = load_segmenter(plan.request)
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def ready(self) -> str:
+        """Host and process."""
+        return self.name
+
+    def segment(self, clip: Clip, contents: Mapping[str, bytes]) -> dict[str, Any]:
+        """Segment a clip and put its result in place; what fails is told, not raised.
+
+        Args:
+            clip: a sound row.
+            contents: files that only the driver can read, by URL.
+
+        Returns:
+            A row of the report.
+        """
+        began = time.perf_counter()
+        row: dict[str, Any] = {"name": clip.name, "frames": 0, "objects": 0, "error": None}
+        try:
+            row |= self._segment(clip, contents)
+        except JointError as error:
+            row["error"] = str(error)
+        except Exception as error:
+            # A library's own failure, of storage for one, ends this clip only.
+            row["error"] = f"{type(error).__name__}: {error}"
+        return row | {
+            "seconds": round(time.perf_counter() - began, 3),
+            "worker": self.name,
+            "bundle": self.plan.request.bundle,
+        }
+
+    def _segment(self, clip: Clip, contents: Mapping[str, bytes]) -> dict[str, Any]:
+        import fsspec
+
+        files, root = fsspec.url_to_fs(self.plan.out)
+        target = f"{root.rstrip('/')}/{clip.name}"
+        asked = {"clip": asdict(clip), "identity": self.identity, "format": self.plan.format}
+        if self.plan.resume and files.exists(f"{target}/{DONE}"):
+            held = json.loads(files.cat_file(f"{target}/{DONE}"))
+            if {key: held.get(key) for key in asked} != json.loads(json.dumps(asked)):
+                raise OutputError(f"{target} holds the result of another request: --overwrite, or another -o")
+            return {"frames": held["frames"], "objects": held["objects"], "state": "present"}
+        local = "file" in files.protocol
+        with tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:
+            folder = Path(scratch)
+            # Beside the target, so that it can be renamed into place.
+            result = Path(root, f".{clip.name}.{os.getpid()}.part") if local else folder / "result"
+            if local:
+                for left in Path(root).glob(f".{clip.name}.*.part"):
+                    shutil.rmtree(left)
+            try:
+                outcome = self._run(clip, contents, folder, result)
+                _drop_times(result / "report.json")
+                convert_masks(result, self.plan.format)
+                done = {**asked, "frames": outcome.frames, "objects": outcome.objects}
+                (result / DONE).write_text(json.dumps(done, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                _put_in_place(files, result, target, local)
+            finally:
+                shutil.rmtree(result, ignore_errors=True)
+        return {"frames": outcome.frames, "objects": outcome.objects, "state": "segmented"}
+
+    def _run(self, clip: Clip, contents: Mapping[str, bytes], folder: Path, result: Path) -> Outcome:
+        request = replace(
+            self.plan.request,
+            source=fetch(clip.video, folder / "video", contents),
+            mask=fetch(clip.mask, folder / "mask", contents),
+            out=result,
+            start=clip.start,
+            end=clip.end,
+            every=clip.every,
+            overlay=False,
+        )
+        self.segmenter.reset()
+        outcome = Job.prepare(request).run(self.segmenter, self.identity, Quiet())
+        if outcome.interrupted:
+            raise JointError("the worker was told to stop")
+        if outcome.damage is not None:
+            raise VideoError(outcome.damage)
+        return outcome
+
+
+def _drop_times(file: Path) -> None:
+    """The same clip gives the same bytes; the batch's report has the times."""
+    told = json.loads(file.read_text(encoding="utf-8"))
+    told.pop("seconds", None)
+    file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def fetch(url: str, folder: Path, contents: Mapping[str, bytes]) -> Path:
+    """A local path as it is; anything else copied into a folder."""
+    if "://" not in url:
+        return Path(url)
+    import fsspec
+
+    folder.mkdir()
+    here = folder / PurePosixPath(url.partition("?")[0]).name
+    if url in contents:
+        here.write_bytes(contents[url])
+        return here
+    files, path = fsspec.url_to_fs(url)
+    files.get(path, str(here), recursive=files.isdir(path))
+    return here
+
+
+def _put_in_place(files: Any, result: Path, target: str, local: bool) -> None:
+    if local:
+        if Path(target).exists():
+            shutil.rmtree(target)
+        result.rename(target)
+        return
+    if files.exists(target):
+        # The mark goes first: what is half replaced is not whole.
+        if files.exists(f"{target}/{DONE}"):
+            files.rm_file(f"{target}/{DONE}")
+        files.rm(target, recursive=True)
+    parts = sorted(p for p in result.rglob("*") if p.is_file() and p.name != DONE)
+    for part in (*parts, result / DONE):
+        files.put_file(str(part), f"{target}/{part.relative_to(result).as_posix()}")

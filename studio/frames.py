@@ -1,0 +1,132 @@
+"""Frames by index: exact pictures for the network, JPEGs on disk for the page."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SettingsError, VideoError
+from ..files import replace_file
+from ..runtime.video.sources import Frame, open_source
+
+QUALITY = 90
+CACHE_BYTES = 4 << 30
+"""Of JPEGs on disk; the frames least recently asked for go first."""
+_BLOCK = 16
+"""Frames that are held while a film is read backwards."""
+
+
+class FrameCache:
+    """A film's frames; a thread decodes it once, forwards, and leaves a JPEG of every frame.
+
+    Attributes:
+        source: the film.
+        count: frames in it.
+        size: width and height.
+    """
+
+    def __init__(self, path: Path, folder: Path, limit: int = CACHE_BYTES) -> None:
+        self.source = open_source(path)
+        height, width = self.source.size
+        self.size = (width, height)
+        self._folder = folder
+        self._limit = limit
+        self._sizes: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._exact: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(folder.glob("*.jpg")):
+            self._sizes[int(file.stem)] = file.stat().st_size
+        self.count = self.source.count or sum(1 for _ in self.source.frames())
+        self.reached = 0
+        self._thread = threading.Thread(target=self._fill, name="jpeg-cache", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop decoding."""
+        self._closed.set()
+        self._thread.join()
+
+    def jpeg(self, index: int) -> bytes:
+        """A frame as JPEG.
+
+        Raises:
+            SettingsError: there is no such frame.
+            VideoError: it cannot be read.
+        """
+        self._check(index)
+        try:
+            content = self._file(index).read_bytes()
+        except FileNotFoundError:
+            return self._keep(index, self.exact(index))
+        with self._lock:
+            if index in self._sizes:
+                self._sizes.move_to_end(index)
+        return content
+
+    def exact(self, index: int) -> NDArray[np.uint8]:
+        """A frame as decoded, (H, W, 3) uint8 RGB; errors as of `jpeg`."""
+        self._check(index)
+        with self._lock:
+            kept = self._exact.get(index)
+        if kept is not None:
+            return kept
+        for frame in self.source.frames(index, index + 1):
+            with self._lock:
+                self._exact[index] = frame.image
+                while len(self._exact) > 4:
+                    self._exact.popitem(last=False)
+            return frame.image
+        raise VideoError(f"{self.source.path}: frame {index} cannot be read; the film may end before it")
+
+    def walk(self, start: int, stop: int) -> Iterator[Frame]:
+        """Frames from `start` to before `stop`, backwards where `stop` is less."""
+        if stop >= start:
+            yield from self.source.frames(start, stop)
+            return
+        end = start + 1
+        while end > stop + 1:
+            begin = max(stop + 1, end - _BLOCK)
+            yield from reversed(list(self.source.frames(begin, end)))
+            end = begin
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.count:
+            raise SettingsError(f"frame is {index}: expected 0 to {self.count - 1}")
+
+    def _file(self, index: int) -> Path:
+        return self._folder / f"{index:06d}.jpg"
+
+    def _fill(self) -> None:
+        if len(self._sizes) >= self.count:
+            self.reached = self.count
+            return
+        try:
+            for frame in self.source.frames():
+                if self._closed.is_set() or sum(self._sizes.values()) > self._limit:
+                    return
+                if frame.index not in self._sizes:
+                    self._keep(frame.index, frame.image)
+                self.reached = frame.index + 1
+        except VideoError:
+            return  # Asking for the frame says it again, to the user.
+
+    def _keep(self, index: int, image: NDArray[np.uint8]) -> bytes:
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+        with self._lock:
+            replace_file(self._file(index), content)
+            self._sizes[index] = len(content)
+            total = sum(self._sizes.values())
+            while total > self._limit and len(self._sizes) > 1:
+                old, size = self._sizes.popitem(last=False)
+                self._file(old).unlink(missing_ok=True)
+                total -= size
+        return content

@@ -1,0 +1,265 @@
+"""What a person made of a film, kept on disk as it is made."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import OutputError, SettingsError
+from ..files import replace_file
+from ..runtime.video.masks import MAX_OBJECTS, distinct_colours, read_label_map, write_label_map
+
+UNDO = 200
+"""Changes that can be undone."""
+Labels = NDArray[np.uint8]
+
+
+class Object(BaseModel):
+    """An object, as a person sees it."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: int = Field(ge=1, le=MAX_OBJECTS)
+    name: str = Field(max_length=80)
+    colour: str = Field(pattern=r"^#[0-9a-f]{6}$")
+
+
+class Choices(BaseModel):
+    """How masks are computed; see `Segmenter.load`."""
+
+    model_config = ConfigDict(extra="forbid")
+    bundle: str = Field(default="lite-int8", pattern=r"^[A-Za-z0-9._-]+$")
+    memory: int | None = Field(default=None, ge=1, le=1000)
+    interval: int | None = Field(default=None, ge=1, le=1000)
+
+
+class Seen(BaseModel):
+    """An object in one frame: pixels, and the network's mean probability there."""
+
+    area: int
+    sure: float
+
+
+class Record(BaseModel):
+    """The project file."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int = 1
+    fingerprint: str
+    frame: int = 0
+    objects: list[Object] = []
+    choices: Choices = Choices()
+    given: dict[int, list[int]] = {}
+    seen: dict[int, dict[int, Seen]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of undo: a frame before and after, as PNGs, and what was given in it."""
+
+    frame: int
+    before: bytes
+    after: bytes
+    given_before: list[int]
+    given_after: list[int]
+
+
+class Project:
+    """Objects, masks and what was given, in a folder; every change is on disk when its method returns."""
+
+    def __init__(self, folder: Path, fingerprint: str, size: tuple[int, int]) -> None:
+        """Open or begin.
+
+        Args:
+            folder: of the project.
+            fingerprint: of the film.
+            size: the film's width and height.
+
+        Raises:
+            OutputError: the folder holds another film's project, or one that cannot be read.
+        """
+        self.folder = folder
+        self.size = size
+        self._lock = threading.RLock()
+        self._undo: deque[Change] = deque(maxlen=UNDO)
+        self._redo: list[Change] = []
+        self._file = folder / "project.json"
+        self._masks = folder / "masks"
+        self._masks.mkdir(parents=True, exist_ok=True)
+        if not self._file.exists():
+            self.record = Record(fingerprint=fingerprint)
+            return
+        try:
+            self.record = Record.model_validate_json(self._file.read_bytes())
+        except (OSError, ValidationError):
+            raise OutputError(f"{self._file} cannot be read as a project: move it away to begin anew") from None
+        if self.record.fingerprint != fingerprint:
+            raise OutputError(f"{folder} is the project of another film: move it away to begin anew")
+
+    def save(self) -> None:
+        """Write the project file aside and rename it."""
+        with self._lock:
+            replace_file(self._file, self.record.model_dump_json().encode())
+
+    def labels(self, frame: int) -> Labels:
+        """Label map (H, W) of a frame."""
+        file = self._masks / f"{frame:06d}.png"
+        if not file.exists():
+            return np.zeros(self.size[::-1], np.uint8)
+        return read_label_map(file, hard=True)
+
+    def frames(self) -> list[int]:
+        """Frames that have masks."""
+        return sorted(int(file.stem) for file in self._masks.glob("[0-9]*.png"))
+
+    def object(self, object_id: int) -> Object:
+        """An object by its id.
+
+        Raises:
+            SettingsError: there is none.
+        """
+        for item in self.record.objects:
+            if item.id == object_id:
+                return item
+        raise SettingsError(f"there is no object {object_id}: make one first")
+
+    def add(self) -> Object:
+        """A new object with a free id.
+
+        Raises:
+            SettingsError: there are 255.
+        """
+        with self._lock:
+            used = {item.id for item in self.record.objects}
+            free = next((i for i in range(1, MAX_OBJECTS + 1) if i not in used), None)
+            if free is None:
+                raise SettingsError(f"there are {MAX_OBJECTS} objects already: expected at most so many")
+            hue = np.array([[[(free * 67 - 40) % 180, 165, 245]]], np.uint8)
+            red, green, blue = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0]
+            item = Object(id=free, name=f"object {free}", colour=f"#{red:02x}{green:02x}{blue:02x}")
+            self.record.objects.append(item)
+            self.save()
+            return item
+
+    def rename(self, object_id: int, name: str, colour: str) -> None:
+        """Give an object another name and colour.
+
+        Raises:
+            SettingsError: there is no such object, or the name or colour is none.
+        """
+        with self._lock:
+            item = self.object(object_id)
+            try:
+                changed = Object(id=object_id, name=name, colour=colour)
+            except ValidationError:
+                raise SettingsError(
+                    f"name {name[:90]!r}, colour {colour[:20]!r}: expected 80 letters, #rrggbb"
+                ) from None
+            item.name, item.colour = changed.name, changed.colour
+            self.save()
+
+    def remove(self, object_id: int) -> list[int]:
+        """Take an object out of all frames; cannot be undone. Returns the frames."""
+        with self._lock:
+            self.record.objects.remove(self.object(object_id))
+            touched = []
+            for frame in self.frames():
+                labels = self.labels(frame)
+                if (labels == object_id).any():
+                    labels[labels == object_id] = 0
+                    self._write(frame, labels)
+                    touched.append(frame)
+            for ids in (*self.record.given.values(),):
+                if object_id in ids:
+                    ids.remove(object_id)
+            self.record.given = {k: v for k, v in self.record.given.items() if v}
+            for here in self.record.seen.values():
+                here.pop(object_id, None)
+            self._undo.clear()
+            self._redo.clear()
+            self.save()
+            return touched
+
+    def edit(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> Labels:
+        """A person says where an object is in a frame. Returns the frame's labels."""
+        with self._lock:
+            self.object(object_id)
+            labels = self.labels(frame)
+            before, given = _png(labels), list(self.record.given.get(frame, []))
+            labels[labels == object_id] = 0
+            labels[region] = object_id
+            after = sorted({*given, object_id})
+            self._undo.append(Change(frame, before, _png(labels), given, after))
+            self._redo.clear()
+            self._put(frame, labels, after)
+            return labels
+
+    def undo(self, *, again: bool = False) -> int | None:
+        """Take the last change back, or make it again. Returns its frame; None if there is none."""
+        with self._lock:
+            taken, other = (self._redo, self._undo) if again else (self._undo, self._redo)
+            if not taken:
+                return None
+            change = taken.pop()
+            other.append(change)
+            content, given = (change.after, change.given_after) if again else (change.before, change.given_before)
+            labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+            alive = [item.id for item in self.record.objects]
+            self._put(change.frame, np.asarray(labels, np.uint8), [i for i in given if i in alive])
+            return change.frame
+
+    def computed(self, frame: int, labels: Labels, seen: dict[int, Seen]) -> None:
+        """What the network found in a frame; the project file is left for `save`."""
+        with self._lock:
+            self._write(frame, labels)
+            self.record.seen[frame] = seen
+
+    def rebuild_seen(self) -> None:
+        """Note frames whose masks were written after the project file was."""
+        with self._lock:
+            for frame in self.frames():
+                if frame not in self.record.seen:
+                    self.record.seen[frame] = _areas(self.labels(frame))
+
+    def describe(self) -> dict[str, Any]:
+        """What the page shows."""
+        with self._lock:
+            plain: dict[str, Any] = json.loads(self.record.model_dump_json())
+            return {**plain, "undo": len(self._undo), "redo": len(self._redo)}
+
+    def _put(self, frame: int, labels: Labels, given: list[int]) -> None:
+        self._write(frame, labels)
+        self.record.seen[frame] = _areas(labels)
+        if given:
+            self.record.given[frame] = given
+        else:
+            self.record.given.pop(frame, None)
+        self.save()
+
+    def _write(self, frame: int, labels: Labels) -> None:
+        write_label_map(self._masks / f"{frame:06d}.png", labels)
+
+
+def colours(objects: list[Object]) -> NDArray[np.uint8]:
+    """Colours (256, 3) by id."""
+    table = distinct_colours().copy()
+    for item in objects:
+        table[item.id] = [int(item.colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return table
+
+
+def _areas(labels: Labels) -> dict[int, Seen]:
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return {int(i): Seen(area=int(counts[i]), sure=1.0) for i in np.flatnonzero(counts) if i}
+
+
+def _png(labels: Labels) -> bytes:
+    return cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

@@ -1,0 +1,328 @@
+"""One person's work on one film: clicks, strokes and tracking, all inference in one thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import JointError, SettingsError
+from ..runtime.clicks.prompts import Click
+from ..runtime.clicks.segmenter import ClickSegmenter
+from ..runtime.segmenter import Segmenter, Snapshot
+from .frames import FrameCache
+from .project import Choices, Labels, Project, Seen
+
+SNAPSHOT_EVERY = 5
+SNAPSHOTS = 8
+"""States of the tracker that are kept, from which a correction goes on."""
+SAVE_EVERY_S = 1.0
+Tell = Callable[[dict[str, Any]], None]
+Show = Callable[[int, Labels], None]
+
+
+class Session:
+    """Takes a person's actions, computes in its own thread, and tells what comes of them.
+
+    Attributes:
+        frames: the film.
+        project: what was made of it.
+    """
+
+    def __init__(self, path: Path, folder: Path, tell: Tell, show: Show) -> None:
+        self.frames = FrameCache(path, folder / "frames")
+        try:
+            self.project = Project(folder, self.frames.source.fingerprint(), self.frames.size)
+        except JointError:
+            self.frames.close()
+            raise
+        self.project.rebuild_seen()
+        self.name = path.name
+        self.tracking = False
+        self._tell, self._show = tell, show
+        self._stop = threading.Event()
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._latest_click = 0
+        self._clicker: ClickSegmenter | None = None
+        self._clicked: int | None = None
+        self._soft: tuple[int, int, NDArray[np.float32]] | None = None
+        self._scissors: tuple[int, Any] | None = None
+        self._segmenter: Segmenter | None = None
+        self._used: Choices | None = None
+        self._direction = 1
+        self._snapshots: OrderedDict[int, Snapshot] = OrderedDict()
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and save."""
+        self._stop.set()
+        self._jobs.put(None)
+        self._thread.join()
+        self.frames.close()
+        self.project.save()
+
+    def click(
+        self, frame: int, object_id: int, clicks: list[Click], box: tuple[float, float, float, float] | None
+    ) -> None:
+        """Compute an object's mask from clicks and a box; dropped if another click comes before it is begun."""
+        self._refuse_while_tracking()
+        self.project.object(object_id)
+        self._latest_click += 1
+        turn = self._latest_click
+
+        def job() -> None:
+            if turn != self._latest_click:
+                return
+            begun = time.perf_counter()
+            self._predict(frame, object_id, clicks, box)
+            self._tell({"kind": "clicked", "ms": 1000 * (time.perf_counter() - begun)})
+
+        self._jobs.put(job)
+
+    def paint(self, frame: int, object_id: int, points: NDArray[np.float32], width: float, mode: str) -> None:
+        """A stroke of the brush or eraser, or a closed outline; done at once, after what is being computed."""
+        self._refuse_while_tracking()
+
+        def job() -> None:
+            region = self.project.labels(frame) == object_id
+            stroke = np.zeros(region.shape, np.uint8)
+            line = np.round(points * 16).astype(np.int32)
+            if mode == "fill":
+                cv2.fillPoly(stroke, [line], 1, shift=4)
+            elif len(line) == 1:
+                cv2.circle(stroke, (int(line[0, 0]), int(line[0, 1])), round(width * 8), 1, -1, shift=4)
+            else:
+                cv2.polylines(stroke, [line], False, 1, max(1, round(width)), shift=4)
+            region = region & (stroke == 0) if mode == "erase" else region | (stroke != 0)
+            self._edited(frame, object_id, region)
+
+        self._jobs.put(job)
+
+    def contour(self, frame: int, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """The lasso's way along edges between two points, told as "contour"."""
+
+        def job() -> None:
+            if self._scissors is None or self._scissors[0] != frame:
+                tool = cv2.segmentation.IntelligentScissorsMB()  # type: ignore[attr-defined]
+                tool.setEdgeFeatureCannyParameters(32, 100)
+                tool.setGradientMagnitudeMaxLimit(200)
+                tool.applyImage(cv2.cvtColor(self.frames.exact(frame), cv2.COLOR_RGB2BGR))
+                self._scissors = (frame, tool)
+            tool = self._scissors[1]
+            tool.buildMap(start)
+            path = np.asarray(tool.getContour(end)).reshape(-1, 2)
+            self._tell({"kind": "contour", "frame": frame, "points": path.tolist()})
+
+        self._jobs.put(job)
+
+    def undo(self, *, again: bool = False) -> None:
+        """Take the last change back, or make it again, in whichever frame it was."""
+        self._refuse_while_tracking()
+
+        def job() -> None:
+            frame = self.project.undo(again=again)
+            if frame is not None:
+                self._forget_from(frame)
+                self._soft = None
+                self._show(frame, self.project.labels(frame))
+                self._tell({"kind": "project", **self.project.describe(), "go": frame})
+
+        self._jobs.put(job)
+
+    def remove(self, object_id: int) -> None:
+        """Take an object out of the project."""
+        self._refuse_while_tracking()
+
+        def job() -> None:
+            for frame in self.project.remove(object_id):
+                self._show(frame, self.project.labels(frame))
+            self._snapshots.clear()
+            self._tell({"kind": "project", **self.project.describe()})
+
+        self._jobs.put(job)
+
+    def choose(self, choices: Choices) -> None:
+        """Compute otherwise from the next tracking on."""
+        self._refuse_while_tracking()
+        self.project.record.choices = choices
+        self.project.save()
+
+    def track(self, frame: int, *, backwards: bool = False, count: int | None = None) -> None:
+        """Follow the objects from a frame on, to the film's end or over `count` further frames."""
+        self.begin()
+        self._jobs.put(lambda: self._track(frame, -1 if backwards else 1, count))
+
+    def begin(self) -> None:
+        """Let nothing else be begun until long work has ended.
+
+        Raises:
+            SettingsError: there is such work already.
+        """
+        self._refuse_while_tracking()
+        self._stop.clear()
+        self.tracking = True
+
+    def stop(self) -> None:
+        """End long work after the frame that is being computed."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether long work should end."""
+        return self._stop.is_set()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Do something else in the thread, such as an export."""
+        self._jobs.put(job)
+
+    def _refuse_while_tracking(self) -> None:
+        if self.tracking:
+            raise SettingsError("the film is being tracked or saved: press stop first")
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except JointError as error:
+                self._tell({"kind": "error", "text": str(error)})
+            except Exception as error:  # The thread must live: what is not foreseen is told like the rest.
+                self._tell({"kind": "error", "text": f"{type(error).__name__}: {error}"})
+
+    def _predict(
+        self, frame: int, object_id: int, clicks: list[Click], box: tuple[float, float, float, float] | None
+    ) -> None:
+        if self._clicker is None:
+            self._clicker = ClickSegmenter.load()
+        if self._clicked != frame:
+            self._clicker.set_image(self.frames.exact(frame))
+            self._clicked, self._soft = frame, None
+        last = self._soft[2] if self._soft is not None and self._soft[:2] == (frame, object_id) else None
+        if last is None:
+            there = self.project.labels(frame) == object_id
+            last = there.astype(np.float32) if there.any() and clicks else None
+        mask = self._clicker.predict(clicks, box, last)
+        if not (mask > 0.5).any():
+            raise SettingsError("nothing was found there: draw a box about the object, or click on it again")
+        self._edited(frame, object_id, mask > 0.5)
+        self._soft = (frame, object_id, mask)
+
+    def _edited(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> None:
+        self._soft = None
+        labels = self.project.edit(frame, object_id, region)
+        self._forget_from(frame)
+        self._show(frame, labels)
+        self._tell({"kind": "project", **self.project.describe()})
+
+    def _forget_from(self, frame: int) -> None:
+        for at in [at for at in self._snapshots if (at - frame) * self._direction >= 0]:
+            del self._snapshots[at]
+
+    def _track(self, frame: int, direction: int, count: int | None) -> None:
+        try:
+            self._load()
+            end = self.frames.count if direction > 0 else -1
+            if count is not None:
+                wanted = frame + direction * (count + 1)
+                end = min(end, wanted) if direction > 0 else max(end, wanted)
+            self._run(self._go_back(frame, direction), frame, end, direction)
+        finally:
+            self.tracking = False
+            self.project.save()
+            self._tell({"kind": "tracked", **self.project.describe()})
+
+    def _load(self) -> None:
+        choices = self.project.record.choices
+        if self._segmenter is None or self._used != choices:
+            self._tell({"kind": "status", "text": f"loading {choices.bundle}"})
+            self._segmenter = Segmenter.load(choices.bundle, memory=choices.memory, interval=choices.interval)
+            self._used = choices.model_copy()
+            self._snapshots.clear()
+
+    def _go_back(self, frame: int, direction: int) -> int:
+        """Restore the tracker to before a frame, or clear it. Returns the frame from which on it must be fed."""
+        assert self._segmenter is not None
+        if direction != self._direction:
+            self._snapshots.clear()
+            self._direction = direction
+        before = [at for at in self._snapshots if (frame - at) * direction > 0]
+        if not before:
+            self._snapshots.clear()
+            self._segmenter.reset()
+            return frame
+        nearest = max(before) if direction > 0 else min(before)
+        self._segmenter.restore(self._snapshots[nearest])
+        return nearest + direction
+
+    def _run(self, begin: int, frame: int, end: int, direction: int) -> None:
+        segmenter = self._segmenter
+        assert segmenter is not None
+        begun = saved = time.monotonic()
+        total = abs(end - frame)
+        for done, picture in enumerate(self.frames.walk(begin, end)):
+            if self._stop.is_set():
+                return
+            at = picture.index
+            labels = segmenter.step(picture.image, self._truth(at, segmenter), correct=True)
+            self._snapshot(at, segmenter)
+            if (at - frame) * direction < 0:
+                continue
+            given = self.project.record.given.get(at)
+            shown = self._with_given(at, labels, given)
+            self.project.computed(at, shown, self._seen(shown, segmenter))
+            self._show(at, shown)
+            now = time.monotonic()
+            rate = (done + 1) / (now - begun)
+            seen = {str(i): item.model_dump() for i, item in self.project.record.seen[at].items()}
+            left = (total - abs(at - frame) - 1) / rate
+            self._tell(
+                {"kind": "progress", "frame": at, "fps": rate, "left": left, "runs_on": segmenter.runs_on, "seen": seen}
+            )
+            if now - saved > SAVE_EVERY_S:
+                self.project.save()
+                saved = now
+
+    def _truth(self, at: int, segmenter: Segmenter) -> Labels | None:
+        """The label map of what a person gave in a frame; all that is there where tracking begins."""
+        labels = self.project.labels(at)
+        if segmenter.object_ids:
+            given = self.project.record.given.get(at, [])
+            labels = np.where(np.isin(labels, given), labels, np.uint8(0))
+            return labels if labels.any() else None
+        if not labels.any():
+            raise SettingsError(
+                f"frame {at + 1} has no mask: click on an object there first, or go to a frame that has"
+            )
+        return labels
+
+    def _with_given(self, at: int, labels: Labels, given: list[int] | None) -> Labels:
+        """Masks that a person gave stay as they were given."""
+        if not given:
+            return labels
+        own = self.project.labels(at)
+        kept = np.where(np.isin(labels, given), np.uint8(0), labels)
+        return np.where(np.isin(own, given), own, kept)
+
+    def _snapshot(self, at: int, segmenter: Segmenter) -> None:
+        if at % SNAPSHOT_EVERY:
+            return
+        self._snapshots[at] = segmenter.snapshot()
+        self._snapshots.move_to_end(at)
+        while len(self._snapshots) > SNAPSHOTS:
+            self._snapshots.popitem(last=False)
+
+    def _seen(self, labels: Labels, segmenter: Segmenter) -> dict[int, Seen]:
+        counts = np.bincount(labels.ravel(), minlength=256)
+        return {
+            i: Seen(area=int(counts[i]), sure=round(float(cv2.mean(p, mask=(labels == i).view(np.uint8))[0]), 3))
+            for i, p in segmenter.probabilities().items()
+            if counts[i]
+        }

@@ -1,0 +1,69 @@
+"""A real Ray of two nodes on this machine."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+fsspec = pytest.importorskip("fsspec")
+pytest.importorskip("ray")
+
+from jointrt.fleet.batch import run_batch  # noqa: E402
+from jointrt.fleet.worker import Quiet  # noqa: E402
+from jointrt.runtime.job.run import Request, segment_video  # noqa: E402
+
+
+class Killer:
+    """Kills the worker that is still busy when the first clip ends."""
+
+    killed = None
+
+    def begin(self, total, workers):
+        self.workers = workers
+
+    def ended(self, row):
+        if self.killed is None and row.get("worker"):
+            self.killed = next(w for w in self.workers if w != row["worker"])
+            os.kill(int(self.killed.rpartition(":")[2]), signal.SIGKILL)
+
+
+@pytest.fixture
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_two_nodes_a_killed_worker_and_bad_clips(tmp_path, cluster, make_clip, plan_for):
+    clips = {f"clip{n}": make_clip(tmp_path, n) for n in range(10)}
+    (tmp_path / "corrupt.mkv").write_bytes(b"not a video" * 50)
+    rows = [{"video": str(v), "mask": str(m)} for v, m in clips.values()]
+    with fsspec.open("memory://clips/clip9.mkv", "wb") as stream:
+        stream.write(clips["clip9"][0].read_bytes())
+    rows[9]["video"] = "memory://clips/clip9.mkv"
+    rows += [
+        {"video": str(tmp_path / "corrupt.mkv"), "mask": rows[0]["mask"]},
+        {"video": rows[0]["video"], "name": "bare"},
+    ]
+    table = tmp_path / "clips.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, killer = tmp_path / "out", Killer()
+    report = run_batch(str(table), plan_for(out), killer, address=cluster.address, workers=2)
+    assert report.counts == {"segmented": 10, "failed": 2}
+    told = {row["name"]: row for row in map(json.loads, (out / "report.jsonl").read_text().splitlines())}
+    assert "not a video" in told["corrupt"]["error"] and "no mask" in told["bare"]["error"]
+    assert [r["retried"] for r in told.values() if r["retried"]] == [f"{killer.killed} died"]
+    assert sorted(p.name for p in out.iterdir()) == sorted([*clips, "report.html", "report.jsonl"])
+    for name, (video, mask) in clips.items():
+        alone = tmp_path / "alone" / name
+        segment_video(Request(source=video, mask=mask, out=alone, threads=1, overlay=False), Quiet())
+        expected = {p.name: p.read_bytes() for p in (alone / "masks").iterdir()}
+        assert len(expected) == 3 and np.array(Image.open(alone / "masks" / "00002.png")).any()
+        assert {p.name: p.read_bytes() for p in (out / name / "masks").iterdir()} == expected

@@ -1,0 +1,108 @@
+"""One worker without Ray: resuming, formats, tables."""
+
+import json
+import socket
+
+import pytest
+
+pytest.importorskip("fsspec")
+
+import av
+import numpy as np
+import pyarrow
+from jointrt.errors import DatasetError
+from jointrt.fleet.batch import long_first
+from jointrt.fleet.table import Clip, count_clips, read_clips
+from jointrt.fleet.worker import Worker
+from PIL import Image
+from pyarrow import parquet
+from pycocotools import mask as coco
+
+
+def files_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_formats_hold_the_same_labels_and_twice_gives_the_same_bytes(tmp_path, make_clip, plan_for):
+    video, mask = make_clip(tmp_path, 1)
+    clip = Clip("one", str(video), str(mask))
+    for kind in ("png", "ffv1", "rle"):
+        out = tmp_path / kind
+        out.mkdir()
+        assert Worker(plan_for(out, kind=kind)).segment(clip, {})["error"] is None
+        first = files_of(out)
+        assert Worker(plan_for(out, kind=kind)).segment(clip, {})["state"] == "segmented"
+        assert files_of(out) == first
+    masks = sorted((tmp_path / "png" / "one" / "masks").iterdir())
+    truth = [np.array(Image.open(p)) for p in masks]
+    with av.open(str(tmp_path / "ffv1" / "one" / "masks.mkv")) as container:
+        video_labels = [f.to_ndarray(format="gray") for f in container.decode(video=0)]
+    assert np.array_equal(video_labels, truth)
+    held = json.loads((tmp_path / "rle" / "one" / "masks.json").read_text())
+    for path, labels in zip(masks, truth, strict=True):
+        run = {"size": held["size"], "counts": held["frames"][path.stem]["1"]}
+        assert np.array_equal(coco.decode(run), labels == 1)
+
+
+def test_resume_leaves_what_is_there_and_refuses_another_request(tmp_path, make_clip, plan_for):
+    video, mask = make_clip(tmp_path, 1)
+    out = tmp_path / "out"
+    out.mkdir()
+    worker = Worker(plan_for(out, resume=True))
+    assert worker.segment(Clip("one", str(video), str(mask)), {})["state"] == "segmented"
+    before = files_of(out)
+    assert worker.segment(Clip("one", str(video), str(mask)), {})["state"] == "present"
+    assert "another request" in worker.segment(Clip("one", str(video), str(mask), end=2), {})["error"]
+    assert files_of(out) == before
+
+
+def test_a_table_reads_alike_in_every_form(tmp_path):
+    rows = [{"video": "/a/x.mp4", "mask": "/a/x.png", "end": 9}, {"video": "s3://b/y.mp4", "mask": "", "end": None}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "t.csv").write_text("video,mask,end\n/a/x.mp4,/a/x.png,9\ns3://b/y.mp4,,\n")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    read = [list(read_clips(str(tmp_path / f"t.{kind}"))) for kind in ("jsonl", "csv", "parquet")]
+    assert read[0] == read[1] == read[2]
+    assert [c.length for c in read[0]] == [9, None] and read[0][1].fault == "the row gives no mask"
+
+
+@pytest.mark.parametrize("name", ["../up", ".hidden", "a/b", "report.html"])
+def test_a_name_that_is_no_folders_is_refused(tmp_path, name):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"video": "x.mp4", "mask": "x.png", "name": name}))
+    with pytest.raises(DatasetError, match="cannot be a clip's name"):
+        count_clips(str(tmp_path / "t.jsonl"))
+
+
+def test_long_clips_go_first():
+    clips = [Clip(str(n), "v", "m", length=n) for n in (3, 9, 1, 5)]
+    assert [c.length for c in long_first(iter(clips))] == [9, 5, 3, 1]
+
+
+def test_results_on_a_real_s3_server(tmp_path, monkeypatch, make_clip, plan_for):
+    server_of = pytest.importorskip("moto.server").ThreadedMotoServer
+    s3fs = pytest.importorskip("s3fs")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = server_of(ip_address="127.0.0.1", port=port)
+    server.start()
+    try:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        s3 = s3fs.S3FileSystem()
+        s3.mkdir("clips")
+        video, mask = make_clip(tmp_path, 1)
+        s3.put_file(str(video), "clips/in/one.mkv")
+        s3.put_file(str(mask), "clips/in/one.png")
+        clip = Clip("one", "s3://clips/in/one.mkv", "s3://clips/in/one.png")
+        assert Worker(plan_for("s3://clips/out")).segment(clip, {})["error"] is None
+        here = tmp_path / "local"
+        here.mkdir()
+        Worker(plan_for(here)).segment(Clip("one", str(video), str(mask)), {})
+        expected = {p.name: p.read_bytes() for p in (here / "one" / "masks").iterdir()}
+        assert {p: s3.cat_file(f"clips/out/one/masks/{p}") for p in expected} == expected
+        assert Worker(plan_for("s3://clips/out", resume=True)).segment(clip, {})["state"] == "present"
+    finally:
+        server.stop()
