@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import OutputError
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write aside, then rename.
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, then put it in its place.
 
     Raises:
         OutputError: the file cannot be written; what was there before still is.
     """
-    aside = path.with_name(f".{path.name}.part")
+    # A name of its own length: that of the file may be as long as the file system allows.
+    aside = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
     try:
-        aside.write_bytes(content)
+        write(aside)
         aside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write bytes; errors as of `write_whole`."""
+    write_whole(path, lambda aside: aside.write_bytes(content))
+
+
+def check_writable(*files: Path | None) -> None:
+    """Refuse, before anything is computed, files that could not be written; None is passed over.
+
+    Raises:
+        OutputError: one is a folder, or its own folder is not there.
+    """
+    for file in files:
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            raise OutputError(f"{file} cannot be written: expected a file in a folder that exists")

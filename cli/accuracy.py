@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from .app import app, print_error
-from .options import Backend, Branches, Device, Interval, Memory, ScoreResize, Weights, Windows
+from .options import (
+    Backend,
+    Branches,
+    Device,
+    Interval,
+    Memory,
+    MinArea,
+    ScoreResize,
+    Sequences,
+    Weights,
+    Windows,
+    names_in,
+    record_of,
+)
 
 
 @app.command("eval")
@@ -24,9 +37,7 @@ def evaluate(
     baseline: Annotated[
         str | None, typer.Option(help="Evaluate a baseline without a network.", metavar="first-mask|flow")
     ] = None,
-    sequences: Annotated[
-        str | None, typer.Option(help="Only these.", metavar="A,B,...", show_default="the data set's validation list")
-    ] = None,
+    sequences: Sequences = None,
     layout: Annotated[str, typer.Option(metavar="auto|davis|youtube", help="How ROOT is laid out.")] = "auto",
     split: Annotated[
         str | None, typer.Option(help="DAVIS: a list under ROOT/ImageSets.", metavar="NAME", show_default="val")
@@ -45,6 +56,7 @@ def evaluate(
     interval: Interval = None,
     branches: Branches = "both",
     score_resize: ScoreResize = "given",
+    min_area: MinArea = None,
     windows: Windows = "released",
     device: Device = "cpu",
     backend: Backend = "auto",
@@ -65,30 +77,7 @@ def evaluate(
     from ..benchmarks.accuracy.scores import as_table
     from ..runtime.job.console import RunDisplay
 
-    request = EvaluationRequest(
-        root=root,
-        bundle=bundle,
-        results=results,
-        baseline=baseline,
-        sequences=tuple(name.strip() for name in sequences.split(",") if name.strip()) if sequences else (),
-        layout=layout,
-        split=split,
-        single_object=single_object,
-        out=out,
-        csv=csv,
-        html=html,
-        memory=memory,
-        interval=interval,
-        branches=branches,
-        score_resize=score_resize,
-        windows=windows,
-        device=device,
-        backend=backend,
-        threads=threads,
-        processes=processes,
-        overwrite=overwrite,
-        resume=resume,
-    )
+    request = record_of(EvaluationRequest, locals(), sequences=names_in(sequences))
     with RunDisplay("evaluating") as display:
         try:
             evaluation = run_evaluation(request, display)
@@ -143,22 +132,7 @@ def compare(
     from ..benchmarks.accuracy.compare import compare as run_comparison
     from ..runtime.job.console import RunDisplay
 
-    request = CompareRequest(
-        bundle=bundle,
-        backend=backend,
-        baseline=baseline,
-        weights=weights,
-        clips=tuple(clips or ()),
-        root=data,
-        sequences=tuple(name.strip() for name in sequences.split(",") if name.strip()) if sequences else (),
-        frames=frames,
-        memory=memory,
-        interval=interval,
-        curve=curve,
-        min_iou=min_iou,
-        max_loss=max_loss,
-        max_error=max_error,
-    )
+    request = record_of(CompareRequest, locals(), clips=tuple(clips or ()), root=data, sequences=names_in(sequences))
     with RunDisplay("comparing") as display:
         comparison = run_comparison(request, display)
     console = Console()

@@ -36,6 +36,7 @@ EXTRAS = {
     "s3fs": "fleet",
     "pyarrow": "fleet",
     "pycocotools": "fleet",
+    "scipy": "bench",
 }
 """Libraries that the base installation lacks, and the extra that brings each."""
 

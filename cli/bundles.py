@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,34 +54,23 @@ def export(
     from ..export.build.clicks import export_click_bundle
     from ..export.checkpoint.weights import is_for_clicks
     from ..export.parity.table import parity_table
+    from ..runtime.bundle import Bundle
+    from ..runtime.clicks.bundle import ClickBundle
 
+    size = None if crop is None else parse_crop(crop)
     console = Console()
-    if is_for_clicks(weights):
-        side = None if crop is None else parse_crop(crop)
-        with console.status("loading the weights") as status:
-            clicks = export_click_bundle(
-                weights, out, crop=side, half_weights=half_weights, overwrite=overwrite, progress=status.update
-            )
-        assert clicks.manifest.parity is not None
-        console.print(parity_table(clicks.manifest.parity))
-        typer.echo(f"{clicks.folder}: {len(clicks.manifest.graphs)} graphs for clicks, opset {clicks.manifest.opset}")
-        return
+    made: Bundle | ClickBundle
     with console.status("loading the weights") as status:
-        made = export_bundle(
-            weights,
-            out,
-            crop=None if crop is None else parse_crop(crop),
-            memory=memory,
-            interval=interval,
-            max_objects=max_objects,
-            include_weights=include_weights,
-            half_weights=half_weights,
-            overwrite=overwrite,
-            progress=status.update,
-        )
+        shared: dict[str, Any] = {"crop": size, "half_weights": half_weights, "overwrite": overwrite}
+        shared["progress"] = status.update
+        if is_for_clicks(weights):
+            made, kind = export_click_bundle(weights, out, **shared), "graphs for clicks"
+        else:
+            shared |= {"memory": memory, "interval": interval, "max_objects": max_objects}
+            made, kind = export_bundle(weights, out, include_weights=include_weights, **shared), "graphs"
     assert made.manifest.parity is not None
     console.print(parity_table(made.manifest.parity))
-    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} graphs, opset {made.manifest.opset}")
+    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} {kind}, opset {made.manifest.opset}")
 
 
 @app.command()
@@ -122,48 +111,40 @@ def build(
 
     if clips and precision != "int8":
         raise SettingsError(f"--clips calibrates int8, the precision is {precision}: leave it out, or --precision int8")
+    here = backend == "onnxruntime"
+    if here and (target is not None or max_objects is not None):
+        raise SettingsError("--target and --max-objects say nothing to ONNX Runtime: leave them out")
     opened = Bundle.open(bundle)
     defaults = opened.manifest.defaults
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    if backend == "onnxruntime":
-        if target is not None or max_objects is not None:
-            raise SettingsError("--target and --max-objects say nothing to ONNX Runtime: leave them out")
-        with Progress(*columns) as progress:
-            task = progress.add_task("building", total=None)
-            made = build_onnx_bundle(
-                opened,
-                out or Path(f"{opened.folder.resolve().name}-{backend}"),
-                precision=precision,
-                memory=defaults.memory if memory is None else memory,
-                weights=weights,
-                overwrite=overwrite,
-                progress=lambda step, done, total: progress.update(task, description=step, completed=done, total=total),
-            )
-        typer.echo(f"{made.folder}: {len(made.manifest.graphs)} graphs, {precision}; not yet compared on a GPU")
-        return
-    options = BuildOptions.check(
-        backend=backend,
-        precision=precision,
-        targets=parse_targets(target),
-        max_objects=defaults.max_objects if max_objects is None else max_objects,
-        memory=defaults.memory if memory is None else memory,
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task("building", total=None)
-        made = build_bundle(
-            opened,
-            out or Path(f"{opened.folder.resolve().name}-{backend}"),
-            options,
-            weights=weights,
-            clips=clips or (),
-            overwrite=overwrite,
-            progress=lambda step, done, total: progress.update(task, description=step, completed=done, total=total),
+    capacity = defaults.memory if memory is None else memory
+    folder = out or Path(f"{opened.folder.resolve().name}-{backend}")
+    options = None
+    if not here:
+        options = BuildOptions.check(
+            backend=backend,
+            precision=precision,
+            targets=parse_targets(target),
+            max_objects=defaults.max_objects if max_objects is None else max_objects,
+            memory=capacity,
         )
-    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} engines, {precision}")
-    if made.manifest.parity is None:
-        typer.echo(f"not compared with the PyTorch network: {why_not_here(made.manifest)}")
-    else:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("building", total=None)
+
+        def progress(step: str, done: int, total: int) -> None:
+            bar.update(task, description=step, completed=done, total=total)
+
+        shared: dict[str, Any] = {"weights": weights, "overwrite": overwrite, "progress": progress}
+        if options is None:
+            made = build_onnx_bundle(opened, folder, precision=precision, memory=capacity, **shared)
+        else:
+            made = build_bundle(opened, folder, options, clips=clips or (), **shared)
+    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} {'graphs' if here else 'engines'}, {precision}")
+    if made.manifest.parity is not None:
         Console().print(parity_table(made.manifest.parity))
+    else:
+        reason = "not on a GPU yet" if here else why_not_here(made.manifest)
+        typer.echo(f"not compared with the PyTorch network: {reason}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Beside, BoxText, On
+from .options import Beside, BoxText, On, Sequences, names_in, record_of
 
 ClickBackend = Annotated[
     str, typer.Option(metavar="auto|onnxruntime|openvino", help="What runs the network on the CPU.")
@@ -37,18 +37,7 @@ def mask(
     """Make the mask of an object that a box or clicks show, for `jointrt run --mask`."""
     from ..runtime.clicks.job import MaskRequest, Prompt, make_mask
 
-    request = MaskRequest(
-        source=source,
-        prompt=Prompt.read(box, on or (), beside or ()),
-        out=out,
-        frame=frame,
-        object_id=object_id,
-        add=add,
-        overwrite=overwrite,
-        bundle=bundle,
-        backend=backend,
-        threads=threads,
-    )
+    request = record_of(MaskRequest, locals(), prompt=Prompt.read(box, on or (), beside or ()))
     labels = make_mask(request)
     share = float((labels == object_id).mean())
     typer.echo(f"object {object_id}, {100 * share:.1f} % of the picture: {out}")
@@ -58,9 +47,7 @@ def mask(
 def evaluate_clicks(
     root: Annotated[Path, typer.Argument(help="A DAVIS 2016 or 2017 folder.")],
     bundle: ClickBundle = "clicks",
-    sequences: Annotated[
-        str | None, typer.Option(help="Only these.", metavar="A,B,...", show_default="the data set's validation list")
-    ] = None,
+    sequences: Sequences = None,
     split: Annotated[
         str | None, typer.Option(help="A list under ROOT/ImageSets.", metavar="NAME", show_default="val")
     ] = None,
@@ -81,17 +68,7 @@ def evaluate_clicks(
     from ..files import replace_file
     from ..runtime.job.console import RunDisplay
 
-    request = ClickEvaluationRequest(
-        root=root,
-        split=split,
-        single_object=single_object,
-        sequences=tuple(name.strip() for name in sequences.split(",") if name.strip()) if sequences else (),
-        every=every,
-        bundle=bundle,
-        backend=backend,
-        threads=threads,
-        grabcut=grabcut,
-    )
+    request = record_of(ClickEvaluationRequest, locals(), sequences=names_in(sequences))
     with RunDisplay("clicking") as display:
         results = run_evaluation(request, display)
     console = Console()

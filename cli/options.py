@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -29,6 +31,13 @@ Backend = Annotated[
         "little; on a GPU tensorrt, torch, torch:fp32 or onnxruntime.",
     ),
 ]
+MinArea = Annotated[
+    float | None,
+    typer.Option(help="Pixels below which an object's place and size are kept.", show_default="100, as released"),
+]
+Sequences = Annotated[
+    str | None, typer.Option(help="Only these.", metavar="A,B,...", show_default="the data set's validation list")
+]
 BoxText = Annotated[
     str | None, typer.Option("--box", help="A box about the whole object, in pixels.", metavar="x0,y0,x1,y1")
 ]
@@ -37,3 +46,22 @@ Beside = Annotated[
     list[str] | None, typer.Option("--not", help="A place beside the object; may be repeated.", metavar="x,y")
 ]
 Weights = Annotated[Path | None, typer.Option(help="The weights it was made from.", show_default="those in the bundle")]
+
+Record = TypeVar("Record")
+
+
+def record_of(kind: type[Record], typed: Mapping[str, Any], **changed: Any) -> Record:
+    """A request, from a command's parameters and from what is called otherwise or changed.
+
+    Args:
+        kind: a dataclass.
+        typed: the command's parameters by name, its `locals()`; those that are no fields are passed over.
+        changed: fields that are not taken as they were typed.
+    """
+    given = {**typed, **changed}
+    return kind(**{field.name: given[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """Those of a list A,B,...; none if it was not given."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Backend, Beside, BoxText, Branches, Device, Interval, Memory, On, ScoreResize, Windows
+from .options import (
+    Backend,
+    Beside,
+    BoxText,
+    Branches,
+    Device,
+    Interval,
+    Memory,
+    MinArea,
+    On,
+    ScoreResize,
+    Windows,
+    record_of,
+)
 
 
 @app.command()
@@ -49,10 +62,7 @@ def run(
     windows: Windows = "released",
     device: Device = "cpu",
     backend: Backend = "auto",
-    min_area: Annotated[
-        float | None,
-        typer.Option(help="Pixels below which an object's place and size are kept.", show_default="100, as released"),
-    ] = None,
+    min_area: MinArea = None,
     correct: Annotated[
         bool, typer.Option("--correct", help="Later masks correct objects that are followed already.")
     ] = False,
@@ -94,29 +104,8 @@ def run(
         from ..runtime.clicks.job import Prompt, first_mask
 
         mask = context.with_resource(first_mask(source, start, Prompt.read(box, on or (), beside or ()), threads))
-    request = Request(
-        source=source,
-        mask=mask,
-        out=out or Path("out") / source.stem,
-        bundle=bundle or default_bundle(backend, device),
-        memory=memory,
-        interval=interval,
-        branches=branches,
-        threads=threads,
-        score_resize=score_resize,
-        windows=windows,
-        min_area=min_area,
-        hard_mask=hard_mask,
-        keep_255=keep_255,
-        correct=correct,
-        device=device,
-        backend=backend,
-        every=every,
-        start=start,
-        end=end,
-        overwrite=overwrite,
-        resume=resume,
-        overlay=overlay,
+    request = record_of(
+        Request, locals(), out=out or Path("out") / source.stem, bundle=bundle or default_bundle(backend, device)
     )
     with RunDisplay() as display:
         outcome = segment_video(request, display)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Branches, Device, Interval, Weights
+from .options import Branches, Device, Interval, Weights, record_of
 
 
 @app.command()
@@ -58,32 +58,18 @@ def bench(
     from ..benchmarks.speed.bench import BenchRequest, whole_numbers
     from ..benchmarks.speed.clip import CLIP
     from ..benchmarks.speed.report.report import Outputs, run_and_report
-    from ..runtime.backends import Orchestrator, choose
-    from ..runtime.bundle import Bundle
 
     if crop is not None:
         from ..export.build.bundle import check_crop, parse_crop
-    request = BenchRequest(
+    request = record_of(
+        BenchRequest,
+        locals(),
         bundles=tuple(bundles or ["lite"]),
+        backends=tuple(name.strip() for name in backend.split(",")),
         crops=() if crop is None else tuple(check_crop(parse_crop(text.strip())) for text in crop.split(",")),
         memory=whole_numbers("memory", memory),
         threads=whole_numbers("threads", threads),
         objects=whole_numbers("objects", objects),
-        interval=interval,
-        branches=branches,
-        backends=tuple(name.strip() for name in backend.split(",")),
         source=source or CLIP,
-        mask=mask,
-        periods=periods,
-        reference=reference,
-        weights=weights,
-        clips=clips,
     )
-    outputs = Outputs(json=json, plots=plots, html=html, against=against)
-    choices = [choose(Bundle.open(b), name, device=device) for b in request.bundles for name in request.backends]
-    if any(choice.orchestrator is Orchestrator.DEVICE for choice in choices):
-        from ..benchmarks.speed.device_bench import run_request
-
-        run_request(request, outputs, device=device)
-        return
-    run_and_report(request, outputs)
+    run_and_report(request, record_of(Outputs, locals()))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
+from .options import names_in, record_of
 
 
 @app.command()
@@ -66,21 +67,8 @@ def train(
         given = [name for name, value in unused.items() if value is not None] + ["--devices"] * (devices != 1)
         if given:
             raise SettingsError(f"{', '.join(given)} says nothing to --task clicks: leave it out")
-        outcome = train_clicks(
-            ClickRequest(
-                preset=preset or "clicks",
-                data=tuple(data),
-                out=out,
-                init=init,
-                resume=resume,
-                minutes=minutes,
-                device=device,
-                precision=precision,
-                steps=steps,
-                batch=batch,
-                rate=rate,
-            )
-        )
+        request = record_of(ClickRequest, locals(), preset=preset or "clicks", data=tuple(data))
+        outcome = train_clicks(request)
         typer.echo(f"{outcome.step} of {outcome.steps} steps: {outcome.weights}")
         return
     if task != "video" or preset is None:
@@ -92,24 +80,12 @@ def train(
     from ..training.command import train as run_training
 
     outcome = run_training(
-        TrainRequest(
-            preset=preset,
+        record_of(
+            TrainRequest,
+            locals(),
             data=tuple(data),
-            out=out,
-            init=init,
-            resume=resume,
-            minutes=minutes,
-            device=device,
-            devices=devices,
-            precision=precision,
-            steps=steps,
-            batch=batch,
-            accumulate=accumulate,
-            rate=rate,
-            label_heads=label_heads,
-            cosine=cosine,
             crop=None if crop is None else parse_crop(crop),
-            hold_out=None if hold_out is None else tuple(name for name in hold_out.split(",") if name),
+            hold_out=None if hold_out is None else names_in(hold_out),
         )
     )
     typer.echo(f"{outcome.step} of {outcome.steps} steps: {outcome.weights}")

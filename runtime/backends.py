@@ -244,8 +244,8 @@ def candidates(backend: str, device: str) -> list[Backend]:
 def choose(bundle: Bundle, backend: str = AUTO, precision: str | None = None, device: str = "cpu") -> Choice:
     """What runs a bundle on a device; loads nothing and asks no driver.
 
-    On the CPU "auto" takes OpenVINO for graphs in 8 bits, where it is installed; those in fp32 it runs no faster. bf16
-    changes masks and is never taken unless asked for.
+    On the CPU "auto" takes OpenVINO for graphs in 8 bits, where it is installed; those in fp32 it runs no faster, and
+    gets them where ONNX Runtime is not installed. bf16 changes masks and is never taken unless asked for.
 
     Args:
         bundle: opened.
@@ -279,11 +279,15 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str | None = None, de
 
 
 def _openvino_pays(bundle: Bundle) -> bool:
-    return bundle.manifest.precision == "int8" and importlib.util.find_spec("openvino") is not None
+    if importlib.util.find_spec("openvino") is None:
+        return False
+    return bundle.manifest.precision == "int8" or importlib.util.find_spec("onnxruntime") is None
 
 
 def _why(chosen: Backend, candidates: list[Backend], bundle: Bundle) -> str:
     if chosen.orchestrator is Orchestrator.HOST:
-        return "faster in 8 bits" if chosen.name is Name.OPENVINO else ""
+        if chosen.name is not Name.OPENVINO:
+            return ""
+        return "faster in 8 bits" if bundle.manifest.precision == "int8" else "ONNX Runtime is not installed"
     before = candidates[: candidates.index(chosen)]
     return "; ".join(b.lacking for b in before if not b.suits(bundle)) or "the fastest"

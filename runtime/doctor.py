@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import platform
 import time
@@ -29,7 +30,7 @@ from .device.readiness import backend_problem
 from .segmenter import Segmenter
 from .settings import available_cores
 
-REQUIRED = ("jointrt", "numpy", "opencv-python", "av", "pillow", "pydantic", "rich", "typer")
+REQUIRED = ("jointrt", "numpy", "opencv-python", "av", "pillow", "jinja2", "pydantic", "rich", "typer")
 OPTIONAL = {
     "onnxruntime": "cpu",
     "onnxruntime-gpu": "gpu",
@@ -76,8 +77,9 @@ class Report:
 
     @property
     def usable(self) -> bool:
-        """Whether at least one provider and one bundle work."""
-        return all(any(f.works for f in self.findings if f.part == part) for part in ("providers", "bundles"))
+        """Whether at least one provider or backend and one bundle work."""
+        working = {finding.part for finding in self.findings if finding.works}
+        return "bundles" in working and not working.isdisjoint(("providers", "backends"))
 
 
 def examine() -> Report:
@@ -152,7 +154,8 @@ def _providers() -> Iterator[Finding]:
     try:
         ort = import_onnxruntime()
     except DependencyError as error:
-        yield Finding("providers", "ONNX Runtime", str(error), False)
+        needed = importlib.util.find_spec("openvino") is None
+        yield Finding("providers", "ONNX Runtime", str(error), False if needed else None)
         return
     ort.set_default_logger_severity(4)
     for provider in ort.get_available_providers():

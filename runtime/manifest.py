@@ -25,7 +25,7 @@ class Port(Record):
 
     name: str
     shape: tuple[int | str, ...]
-    dtype: str
+    dtype: str = "float32"
 
 
 class GraphRecord(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
 from ..errors import SettingsError
@@ -89,3 +89,36 @@ class Settings:
             raise SettingsError(f"min_area is {area}: expected 0 to {MIN_AREA:g}, the released tracker's")
         chosen: dict[str, Any] = {"branches": branches, "score_resize": score_resize, "windows": windows}
         return cls(memory=chosen_memory, interval=chosen_interval, threads=chosen_threads, min_area=area, **chosen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What may be chosen beside the bundle; requests of what loads one are such records.
+
+    Attributes:
+        memory, interval, branches, threads, score_resize, min_area, windows, device, backend: see `Segmenter.load`.
+    """
+
+    memory: int | None = None
+    interval: int | None = None
+    branches: str = "both"
+    threads: int | None = None
+    score_resize: str = "given"
+    min_area: float | None = None
+    windows: str = "released"
+    device: str = "cpu"
+    backend: str = "auto"
+
+    def options(self) -> dict[str, Any]:
+        """By name, as `Segmenter.load` takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(Options)}
+
+    def settings(self, defaults: Defaults) -> Settings:
+        """With a bundle's defaults for what is not chosen.
+
+        Raises:
+            SettingsError: a value is out of its range.
+        """
+        chosen = self.options()
+        del chosen["device"], chosen["backend"]
+        return Settings.resolve(defaults, **chosen)

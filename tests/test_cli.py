@@ -1,4 +1,6 @@
+import dataclasses
 import importlib.metadata
+import inspect
 import shlex
 import signal
 import subprocess
@@ -11,8 +13,14 @@ import cv2
 import numpy as np
 import pytest
 from jointrt import cli
+from jointrt.benchmarks.accuracy.clicks import ClickEvaluationRequest
+from jointrt.benchmarks.accuracy.compare import CompareRequest
+from jointrt.benchmarks.accuracy.evaluate import EvaluationRequest
+from jointrt.benchmarks.speed.bench import BenchRequest
+from jointrt.cli import accuracy, clicks, segment, speed
 from jointrt.runtime.bundle import installed_bundles
-from jointrt.runtime.job.run import STATE_EVERY
+from jointrt.runtime.clicks.job import MaskRequest
+from jointrt.runtime.job.run import STATE_EVERY, Request
 from jointrt.runtime.video.masks import davis_palette, read_label_map, write_label_map
 from PIL import Image
 
@@ -121,8 +129,11 @@ def test_doctor_names_versions_devices_providers_and_bundles(monkeypatch, capfd)
         assert bundle.name in shown
 
 
-def test_doctor_without_onnxruntime_says_what_to_install(tmp_path):
-    asked = process("doctor", before="sys.modules['onnxruntime'] = None")
+NO_ENGINES = "sys.modules['onnxruntime'] = sys.modules['openvino'] = None"
+
+
+def test_doctor_without_any_engine_says_what_to_install(tmp_path):
+    asked = process("doctor", before=NO_ENGINES)
     shown, _ = asked.communicate(timeout=60)
     assert asked.returncode == 2
     assert "jointrt[cpu]" in shown
@@ -130,13 +141,24 @@ def test_doctor_without_onnxruntime_says_what_to_install(tmp_path):
 
 
 @needs_lite
-def test_run_without_onnxruntime_names_the_extra(tmp_path):
+def test_run_without_any_engine_names_the_extra(tmp_path):
     out = tmp_path / "out"
-    asked = process("run", CLIP, "--mask", MASK, "-o", out, before="sys.modules['onnxruntime'] = None")
+    asked = process("run", CLIP, "--mask", MASK, "-o", out, before=NO_ENGINES)
     shown, complaint = asked.communicate(timeout=60)
     assert (asked.returncode, shown, complaint.count("\n")) == (2, "", 1)
     assert "jointrt[cpu]" in complaint
     assert not out.exists()
+
+
+@needs_lite
+@pytest.mark.usefixtures("needs_openvino")
+@pytest.mark.parametrize("bundle", ["lite", "lite-int8"])
+def test_openvino_alone_is_enough(tmp_path, bundle):
+    arguments = ("run", CLIP, "--mask", MASK, "-o", tmp_path / "out", "--end", 3, "--bundle", bundle)
+    asked = process(*arguments, before="sys.modules['onnxruntime'] = sys.modules['torch'] = None")
+    shown, complaint = asked.communicate(timeout=300)
+    assert (asked.returncode, complaint) == (0, "")
+    assert "OpenVINO" in shown
 
 
 def iou(a, b):
@@ -236,3 +258,24 @@ def test_without_arguments_the_commands_are_shown(monkeypatch, capsys):
         cli.main()
     shown = capsys.readouterr()
     assert "bench" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("command", "request_type"),
+    [
+        (segment.run, Request),
+        (accuracy.evaluate, EvaluationRequest),
+        (accuracy.compare, CompareRequest),
+        (speed.bench, BenchRequest),
+        (clicks.mask, MaskRequest),
+        (clicks.evaluate_clicks, ClickEvaluationRequest),
+    ],
+)
+def test_a_commands_defaults_are_those_of_its_request(command, request_type):
+    typed = inspect.signature(command).parameters
+    shared = [field for field in dataclasses.fields(request_type) if field.name in typed]
+    assert len(shared) >= 3
+    for field in shared:
+        # Lists are typed as text.
+        if not isinstance(field.default, tuple):
+            assert typed[field.name].default in (inspect.Parameter.empty, None, field.default), field.name

@@ -23,8 +23,8 @@ from ...errors import DatasetError, SettingsError
 from ...runtime.clicks import Box, Click, ClickSegmenter
 from ...runtime.clicks.prompts import box_of
 from ...runtime.clicks.simulated import next_click
+from ...runtime.job.run import Display
 from .datasets import Sequence, choose_sequences, open_dataset
-from .evaluate import Display
 from .metrics import region_similarity
 
 MOST_CLICKS = 20

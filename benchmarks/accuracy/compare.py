@@ -9,25 +9,27 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from ...errors import OutputError, SettingsError
+from ...errors import SettingsError
 from ...export.checkpoint.network import bundle_network
 from ...export.parity.clips import Clip, record_calls
-from ...export.parity.graphs import CLIP, MAX_REL_L2, differences, graph_parity, mask_iou, worst
+from ...export.parity.graphs import CLIP, MAX_REL_L2, call_errors, graph_failures, graph_parity, worst
 from ...export.parity.reference import reference_segmenter
-from ...files import replace_file
+from ...export.parity.table import graph_table
+from ...files import check_writable, replace_file
 from ...runtime.backends import Choice, Orchestrator, choose
 from ...runtime.bundle import Bundle
 from ...runtime.cpu.loading import load_engine
-from ...runtime.cpu.onnxruntime_engine import Buffer
+from ...runtime.job.run import Display
 from ...runtime.manifest import GraphParity
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
+from ...runtime.video.masks import mask_iou
+from ..interval import CONFIDENCE, bootstrap_interval
 from .datasets import Sequence, choose_sequences, open_dataset
 from .metrics import boundary_accuracy, region_similarity
 
@@ -36,7 +38,6 @@ FAITHFUL_IOU = 0.995
 REDUCED_IOU = 0.9
 """The same where one of them does not."""
 RESAMPLES = 10_000
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +74,6 @@ class CompareRequest:
     min_iou: float | None = None
     max_loss: float = 0.01
     max_error: float | None = None
-
-
-class Display(Protocol):
-    """Who is told of the progress."""
-
-    def begin(self, total: int | None, done: int) -> None:
-        """The frames are about to run."""
-
-    def advance(self) -> None:
-        """One more frame was segmented by both."""
-
-    def note(self, text: str) -> None:
-        """Something that the user should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +128,7 @@ def compare(request: CompareRequest, display: Display) -> Comparison:
         raise SettingsError(f"frames is {request.frames}: expected 2 or more, as the first one's mask is given")
     if request.sequences and request.root is None:
         raise SettingsError("--sequences chooses from a data set: give it with --data")
-    if request.curve is not None and (request.curve.is_dir() or not request.curve.parent.is_dir()):
-        raise OutputError(f"{request.curve} cannot be written: expected a file in a folder that exists")
+    check_writable(request.curve)
     tested = Bundle.open(request.bundle)
     baseline = None if request.baseline is None else Bundle.open(request.baseline)
     backend = choose(tested, request.backend)
@@ -185,12 +172,7 @@ def _bundle_parity(tested: Bundle, baseline: Bundle, backend: Choice) -> Iterato
         return
     for name, calls in record_calls(baseline.folder, [Clip.open(CLIP)], theirs, frames=4, per_clip=2).items():
         engine = load_engine(tested, backend, name, available_cores())
-        errors = []
-        for call in calls:
-            results = {port: Buffer(np.zeros_like(array)) for port, array in call.outputs.items()}
-            engine.run({port: Buffer(array) for port, array in call.inputs.items()}, results)
-            errors += [differences(results[port].array, array) for port, array in call.outputs.items()]
-        if errors:
+        if errors := [error for call in calls for error in call_errors(engine, call.inputs, call.outputs)]:
             yield worst(name, errors)
 
 
@@ -244,12 +226,12 @@ def _region_and_boundary(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> 
 
 
 def paired_bootstrap(gains: list[float]) -> Interval:
-    """Mean of paired differences and its percentile interval (Efron 1979), sequences drawn with replacement."""
+    """Mean of paired differences and its interval, sequences drawn with replacement; no wider than one of one."""
     values = np.asarray(gains, np.float64)
-    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(values[draws].mean(axis=1), (tail, 100 - tail))
-    return Interval(float(values.mean()), float(low), float(high))
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, mean, mean)
+    return Interval(mean, *bootstrap_interval(lambda drawn: values[drawn].mean(axis=-1), len(values), RESAMPLES))
 
 
 def _failures(
@@ -260,9 +242,7 @@ def _failures(
     gain: Interval | None,
 ) -> Iterator[str]:
     max_error = request.max_error if request.max_error is not None else MAX_REL_L2 if faithful else np.inf
-    for graph in graphs:
-        if not graph.rel_l2 <= max_error:
-            yield f"{graph.graph}: relative L2 error {graph.rel_l2:.1e}, at most {max_error:.0e} allowed"
+    yield from graph_failures(graphs, max_error)
     default = FAITHFUL_IOU if faithful else REDUCED_IOU
     min_iou = default if request.min_iou is None else request.min_iou
     for clip in clips:
@@ -295,12 +275,6 @@ def draw_drift(clips: list[ClipComparison], path: Path) -> None:
 
 def as_tables(comparison: Comparison) -> list[Table]:
     """Graphs and clips for people."""
-    graphs = Table(title="graphs, on real crops")
-    graphs.add_column("graph")
-    for title in ("max abs", "rel L2", "cosine"):
-        graphs.add_column(title, justify="right")
-    for g in comparison.graphs:
-        graphs.add_row(g.graph, f"{g.max_abs:.1e}", f"{g.rel_l2:.1e}", f"{g.cosine:.8f}")
     caption = ""
     if comparison.gain is not None:
         gain = comparison.gain
@@ -313,4 +287,4 @@ def as_tables(comparison: Comparison) -> list[Table]:
         iou = [f"{v:.4f}" for v in (np.mean(c.iou), min(c.iou), c.iou[-1])] if c.iou else ["-"] * 3
         scores = ["-" if v is None else f"{v:.4f}" for v in (c.tested, c.baseline)]
         clips.add_row(c.name, str(len(c.iou) + 1), *iou, *scores)
-    return [graphs, clips] if comparison.graphs else [clips]
+    return [graph_table(comparison.graphs, "graphs, on real crops"), clips] if comparison.graphs else [clips]

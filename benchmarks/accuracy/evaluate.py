@@ -12,34 +12,34 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DatasetError, DeviceError, JointError, MaskError, OutputError, SettingsError, VideoError
-from ...files import replace_file
+from ...errors import DatasetError, DeviceError, JointError, MaskError, SettingsError, VideoError
+from ...files import check_writable, replace_file
 from ...runtime.bundle import Bundle
 from ...runtime.device.readiness import choose_ready
+from ...runtime.job.run import Display
 from ...runtime.segmenter import Segmenter
-from ...runtime.settings import Settings, available_cores
+from ...runtime.settings import Options, available_cores
 from ...runtime.video.masks import write_label_map
 from .baselines import BASELINES, Follower
 from .datasets import Sequence, few, open_dataset, sound_sequences
-from .mask_folder import Identity, MaskFolder, check_results
+from .mask_folder import Identity, MaskFolder, check_results, write_submission
 from .metrics import boundary_accuracy, region_similarity
 from .score_page import WorstFrame, as_page, draw_difference, worst_frames
 from .scores import Figures, ObjectScore, as_csv, mean_figures
-from .submission import write_submission
 
 SUBMISSION = "submission.zip"
 POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationRequest:
-    """What to evaluate.
+class EvaluationRequest(Options):
+    """What to evaluate, `Options` included; `threads` are those of all processes together.
 
     Attributes:
         root, layout, split, single_object: see `datasets.open_dataset`.
@@ -47,8 +47,6 @@ class EvaluationRequest:
         bundle: name or folder of the bundle to run; `lite` if neither this nor `results` nor `baseline` is given.
         results: folder of masks made elsewhere, `SEQUENCE/FRAME.png`.
         baseline: name of one of `BASELINES`.
-        memory, interval, branches, score_resize, windows, device, backend: see `Segmenter.load`.
-        threads: cores to use, all processes together; all that the process may use if None.
         processes: sequences at a time; chosen by the cores if None.
         out: folder for the masks; for YouTube-VOS the archive to hand in too.
         resume: keep the sequences that `out` holds complete.
@@ -65,33 +63,12 @@ class EvaluationRequest:
     bundle: str | None = None
     results: Path | None = None
     baseline: str | None = None
-    memory: int | None = None
-    interval: int | None = None
-    branches: str = "both"
-    score_resize: str = "given"
-    windows: str = "released"
-    device: str = "cpu"
-    backend: str = "auto"
-    threads: int | None = None
     processes: int | None = None
     out: Path | None = None
     resume: bool = False
     overwrite: bool = False
     csv: Path | None = None
     html: Path | None = None
-
-
-class Display(Protocol):
-    """Who is told of the progress."""
-
-    def begin(self, total: int | None, done: int) -> None:
-        """The evaluation starts with `done` of `total` frames complete."""
-
-    def advance(self) -> None:
-        """One more frame is scored."""
-
-    def note(self, text: str) -> None:
-        """Something that the user should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +177,7 @@ def _check(request: EvaluationRequest) -> None:
         value = getattr(request, name)
         if value is not None and value < 1:
             raise SettingsError(f"{name} is {value}: expected 1 or more")
-    for file in (request.csv, request.html):
-        if file is not None and (file.is_dir() or not file.parent.is_dir()):
-            raise OutputError(f"{file} cannot be written: expected a file in a folder that exists")
+    check_writable(request.csv, request.html)
 
 
 def _maker(request: EvaluationRequest) -> dict[str, Any]:
@@ -212,14 +187,7 @@ def _maker(request: EvaluationRequest) -> dict[str, Any]:
     if request.baseline is not None:
         return {"baseline": request.baseline}
     bundle = Bundle.open(request.bundle or "lite")
-    settings = Settings.resolve(
-        bundle.manifest.defaults,
-        memory=request.memory,
-        interval=request.interval,
-        branches=request.branches,
-        score_resize=request.score_resize,
-        windows=request.windows,
-    )
+    settings = request.settings(bundle.manifest.defaults)
     choice = choose_ready(bundle, request.backend, None, request.device)
     used = {name: value for name, value in asdict(settings).items() if name != "threads"}
     used |= {"device": request.device, "backend": str(choice)}
@@ -354,17 +322,7 @@ class _Worker:
         request = self.request
         if request.baseline is not None:
             return BASELINES[request.baseline]()
-        return Segmenter.load(
-            request.bundle or "lite",
-            memory=request.memory,
-            interval=request.interval,
-            branches=request.branches,
-            threads=self.threads,
-            score_resize=request.score_resize,
-            windows=request.windows,
-            device=request.device,
-            backend=request.backend,
-        )
+        return Segmenter.load(request.bundle or "lite", **{**request.options(), "threads": self.threads})
 
 
 def _draw_worst(

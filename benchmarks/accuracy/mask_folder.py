@@ -1,19 +1,24 @@
-"""Folders of masks per sequence, `FOLDER/SEQUENCE/FRAME.png`: those made here, and those made elsewhere."""
+"""Folders of masks per sequence, `FOLDER/SEQUENCE/FRAME.png`: made here or elsewhere, and packed to be handed in."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError, OutputError
+from ...files import write_whole
 from .datasets import ANNOTATIONS, Sequence, few
 
 MADE_WITH = ".made_with.json"
 """File in a finished sequence's folder that says what made its masks."""
+
+EARLIEST = (1980, 1, 1, 0, 0, 0)
+"""The earliest date an archive can state; the same contents give the same archive."""
 
 Identity = Mapping[str, Any]
 """What determines the masks of a sequence, as JSON values by name."""
@@ -130,3 +135,29 @@ def check_results(folder: Path, sequences: Iterable[Sequence]) -> None:
                 f"{folder / sequence.name} holds {len(foreign)} masks of no frame of {sequence.name}: {few(foreign)}; "
                 f"expected names like {sequence.required[0]}.png"
             )
+
+
+def write_submission(path: Path, sequences: Iterable[Sequence], masks: Path) -> None:
+    """The archive that YouTube-VOS's server takes: `Annotations/SEQUENCE/FRAME.png` of the required frames.
+
+    Args:
+        path: the archive.
+        sequences: whose masks go in.
+        masks: folder of the masks, `SEQUENCE/FRAME.png`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+
+    def write(file: Path) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for sequence in sorted(sequences, key=lambda s: s.name):
+                for frame in sequence.required:
+                    name = f"{ANNOTATIONS}/{sequence.name}/{frame}.png"
+                    # Names of files need not be text.
+                    entry = zipfile.ZipInfo(name.encode(errors="backslashreplace").decode(), EARLIEST)
+                    entry.external_attr = 0o644 << 16
+                    entry.create_system = 3
+                    archive.writestr(entry, (masks / sequence.name / f"{frame}.png").read_bytes())
+
+    write_whole(path, write)

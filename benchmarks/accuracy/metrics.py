@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...runtime.video.masks import mask_iou
+
 BOUNDARY_TOLERANCE = 0.008
 """Distance at which two boundaries still match, as a share of the image's diagonal."""
 RECALL_THRESHOLD = 0.5
@@ -41,9 +43,7 @@ def region_similarity(truth: NDArray[Any], result: NDArray[Any]) -> float:
         truth: (H, W), everything that is not zero is the object.
         result: (H, W), likewise.
     """
-    truth, result = truth != 0, result != 0
-    union = np.count_nonzero(truth | result)
-    return np.count_nonzero(truth & result) / union if union else 1.0
+    return mask_iou(truth != 0, result != 0)
 
 
 def boundary_accuracy(truth: NDArray[Any], result: NDArray[Any]) -> float:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..html_page import document, fact_list, picture
-from .scores import HEADER, MEAN, ObjectScore, rows
+from ..html_page import data_address, render
+from .scores import HEADER, ObjectScore, rows
 
 WORST_PER_OBJECT = 3
 WORST_SHOWN = 48
@@ -42,6 +41,16 @@ class WorstFrame:
     def score(self) -> float:
         """Mean of J and F."""
         return (self.region + self.boundary) / 2
+
+    @property
+    def name(self) -> str:
+        """As a reader sees it."""
+        return f"{self.sequence}, object {self.object_id}, frame {self.frame}"
+
+    @property
+    def address(self) -> str:
+        """The picture's."""
+        return data_address(self.jpeg, "jpeg")
 
 
 def worst_frames(score: ObjectScore) -> list[int]:
@@ -83,46 +92,13 @@ def as_page(title: str, facts: Mapping[str, str], scores: Sequence[ObjectScore],
         scores: all objects.
         worst: pictures to choose the worst `WORST_SHOWN` from.
     """
-    shown = sorted(worst, key=lambda w: w.score)[:WORST_SHOWN]
-    return document(
-        title,
-        f"{fact_list(facts)}<h2>Figures</h2>\n{_table(scores)}<h2>Worst frames</h2>\n"
-        f"<p>Object pixels {_swatch('found', FOUND)}, {_swatch('missed', MISSED)}, and "
-        f"{_swatch('background taken for the object', WRONG)}.</p>\n"
-        f'<div class="frames">\n{"".join(_figure(w) for w in shown)}</div>\n',
+    colours = {"found": FOUND, "missed": MISSED, "wrong": WRONG}
+    return render(
+        "scores.html",
+        title=title,
+        facts=facts,
+        header=HEADER,
+        rows=zip(rows(scores), [*scores, None], strict=True),
+        worst=sorted(worst, key=lambda frame: frame.score)[:WORST_SHOWN],
+        **{name: f"rgb{colour}" for name, colour in colours.items()},
     )
-
-
-def _table(scores: Sequence[ObjectScore]) -> str:
-    head = "".join(f"<th>{name}" for name in (*HEADER, "J and F over the frames"))
-    curves = [*map(_curves, scores), ""]
-    body = "".join(
-        f"<tr{' class=mean' if sequence == MEAN and not object_id else ''}><td>{escape(sequence)}<td>{object_id}"
-        + "".join(f"<td>{value:.3f}" for value in figures)
-        + f"<td>{curve}\n"
-        for (sequence, object_id, figures), curve in zip(rows(scores), curves, strict=True)
-    )
-    return f"<table>\n<tr>{head}\n{body}</table>\n"
-
-
-def _curves(score: ObjectScore) -> str:
-    """J and F as two lines, 1 at the top."""
-    lines = "".join(
-        f'<polyline fill="none" stroke="rgb{colour}" stroke-width="1.5" points="{_points(values)}"/>'
-        for values, colour in ((score.region, FOUND), (score.boundary, WRONG))
-    )
-    return f'<svg width="200" height="32" viewBox="0 -1 200 34" role="img"><title>J green, F blue</title>{lines}</svg>'
-
-
-def _points(values: Sequence[float]) -> str:
-    step = 200 / max(1, len(values) - 1)
-    return " ".join(f"{number * step:.1f},{32 * (1 - value):.1f}" for number, value in enumerate(values))
-
-
-def _figure(worst: WorstFrame) -> str:
-    caption = f"{worst.sequence}, object {worst.object_id}, frame {worst.frame}"
-    return picture(worst.jpeg, "jpeg", caption, f"{caption}: J {worst.region:.3f}, F {worst.boundary:.3f}")
-
-
-def _swatch(text: str, colour: tuple[int, int, int]) -> str:
-    return f'<b style="border-bottom: 4px solid rgb{colour}">{text}</b>'

@@ -9,23 +9,23 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import SettingsError
+from ...errors import DependencyError, SettingsError
 from ...runtime.bundle import Bundle
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings
 from ...runtime.video.sources import open_source
-from .cases import bundle_case, bundle_setup, reference_case
+from .cases import bundle_case, bundle_setup, reference_case, with_other_crop
 from .clip import CLIP, BenchClip
 from .environment import Environment, peak_mb
 from .measure import Case, Measurement, Setup, time_rounds
 from .throughput import Throughput, run_clips
-from .trunk import load_trunk
 
 if TYPE_CHECKING:
     from ...model.network import JointNet
@@ -45,7 +45,8 @@ class BenchRequest:
 
     Attributes:
         bundles: names or folders.
-        backends: what runs them on the CPU; see `runtime.backends`.
+        device: that they run on.
+        backends: what runs them there; see `runtime.backends`.
         crops: (height, width) to trace the bundles' networks for; the bundles as they are if empty.
         memory, threads: of each case; each bundle's default, all cores if empty.
         objects: of each case.
@@ -59,6 +60,7 @@ class BenchRequest:
     """
 
     bundles: tuple[str, ...] = ("lite",)
+    device: str = "cpu"
     backends: tuple[str, ...] = ("auto",)
     crops: tuple[tuple[int, int], ...] = ()
     memory: tuple[int, ...] = ()
@@ -95,7 +97,7 @@ class BenchReport:
         clip: what was shown.
         cases: the first one is what the others are compared with.
         products: GFLOP/s of single matrix products, by threads; empty where `onnx` is not installed.
-        peak_mb: largest resident set of the process, all cases loaded.
+        peak_mb: largest resident set of the process, all cases loaded; None where the system does not say.
         throughput: of whole clips, by bundle case.
     """
 
@@ -103,7 +105,7 @@ class BenchReport:
     clip: BenchClip
     cases: list[Measurement]
     products: dict[int, list[float]]
-    peak_mb: float
+    peak_mb: float | None
     throughput: list[Throughput]
 
 
@@ -139,13 +141,15 @@ def bench(
     for name, value, least in (("periods", request.periods, 1), ("clips", request.clips, 0)):
         if value < least:
             raise SettingsError(f"{name} is {value}: expected {least} or more")
-    environment = Environment.current(with_torch=request.reference)
     clip = BenchClip.read(request.source, request.mask)
     for objects in request.objects:
         clip.mask(objects)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jointrt-bench-")))
         plan = list(_plan(request, scratch, progress))
+        environment = Environment.current(
+            request.device, with_torch=request.reference or any(p.setup.on_device for p in plan)
+        )
         check(environment, clip, [planned.setup for planned in plan])
         cases = _load(request, plan, clip, progress)
         products = _time(cases, scratch, progress)
@@ -176,10 +180,13 @@ def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[
                     branches=request.branches,
                     threads=threads,
                 )
-                setup = bundle_setup(opened.folder.absolute().name, bundle, settings, objects, backend)
+                name = opened.folder.absolute().name
+                setup = bundle_setup(name, bundle, settings, objects, backend, request.device)
                 yield Planned(bundle, setup)
                 number += 1
                 if net is not None and backend == request.backends[0]:
+                    if setup.on_device:
+                        raise SettingsError("the reference goes on from a memory on the CPU: give it without --device")
                     reference = dataclasses.replace(setup, kind="reference", precision="fp32")
                     yield Planned(bundle, reference, number - 1, net)
                     number += 1
@@ -194,14 +201,12 @@ def _reference_net(bundle: Bundle, weights: Path | None) -> JointNet:
 def _cropped(request: BenchRequest, bundle: Bundle, crop: tuple[int, int], folder: Path, progress: Progress) -> Bundle:
     if crop == bundle.manifest.geometry.crop_size:
         return bundle
-    from .recrop import with_other_crop
-
     return with_other_crop(bundle, crop, request.weights, folder, lambda step: progress(step, 0, 0))
 
 
 def _load(request: BenchRequest, plan: list[Planned], clip: BenchClip, progress: Progress) -> list[Case]:
     cases: list[Case] = []
-    trunks: dict[tuple[str, str, int], Callable[[], object]] = {}
+    trunks: dict[tuple[str, str, int], Callable[[], object] | None] = {}
     for number, planned in enumerate(plan):
         progress("filling the memory", number, len(plan))
         bundle, setup = planned.bundle, planned.setup
@@ -211,25 +216,31 @@ def _load(request: BenchRequest, plan: list[Planned], clip: BenchClip, progress:
             case = bundle_case(bundle, setup, clip, request.periods)
             key = (setup.fingerprint, setup.backend, setup.settings.threads)
             if key not in trunks:
-                trunks[key] = load_trunk(bundle, setup.settings.threads, setup.backend)
+                trunks[key] = _load_trunk(bundle, setup)
             case.trunk = trunks[key]
-            case.trunk()
+            if case.trunk is not None:
+                case.trunk()
         case.measurement.against = planned.against
         cases.append(case)
     return cases
 
 
+def _load_trunk(bundle: Bundle, setup: Setup) -> Callable[[], object] | None:
+    """None on a device, and where `onnx`, which takes it out of the backbone, is not installed."""
+    if setup.on_device:
+        return None
+    try:
+        from .trunk import load_trunk
+    except ModuleNotFoundError:
+        return None
+    return load_trunk(bundle, setup.settings.threads, setup.choice)
+
+
 def _time(cases: list[Case], scratch: Path, progress: Progress) -> dict[int, list[float]]:
     """Fill the cases' measurements; returns the rates of matrix products taken in the same run, by threads."""
     rates: dict[int, list[float]] = {}
-    measures: dict[int, Callable[[], float]] = {}
-    try:
-        from .roofline import MatrixProduct
-    except ModuleNotFoundError:
-        # Without `onnx`; everything else is measured.
-        pass
-    else:
-        measures = {n: MatrixProduct(n).rate for n in sorted({c.measurement.setup.settings.threads for c in cases})}
+    on_host = [case.measurement.setup for case in cases if not case.measurement.setup.on_device]
+    measures = _products(sorted({setup.settings.threads for setup in on_host}))
     total = sum(case.periods * case.measurement.setup.settings.interval for case in cases)
     done = itertools.count(1)
 
@@ -239,7 +250,30 @@ def _time(cases: list[Case], scratch: Path, progress: Progress) -> dict[int, lis
 
     progress("timing", 0, total)
     time_rounds(cases, scratch, between, lambda: progress("timing", next(done), total))
+    for case in cases:
+        if case.measurement.setup.on_device:
+            case.measurement.queued = _queued_rate(case)
     return rates
+
+
+def _products(threads: list[int]) -> dict[int, Callable[[], float]]:
+    """What measures the rate of a matrix product, by threads; none without `onnx` and ONNX Runtime."""
+    try:
+        from .roofline import MatrixProduct
+
+        return {n: MatrixProduct(n).rate for n in threads}
+    except (ModuleNotFoundError, DependencyError):
+        return {}
+
+
+def _queued_rate(case: Case) -> float:
+    """Frames per second of as many frames as were timed, the host working ahead."""
+    assert isinstance(case.stepper, Segmenter)
+    count = len(case.measurement.frames)
+    start = time.perf_counter()
+    for _ in case.stepper.stream(itertools.islice(case.frames, count)):
+        pass
+    return count / (time.perf_counter() - start)
 
 
 def _run_clips(request: BenchRequest, case: Case, clip: BenchClip, scratch: Path, progress: Progress) -> Throughput:

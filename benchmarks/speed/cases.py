@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import SettingsError
-from ...runtime.backends import Orchestrator, choose
-from ...runtime.bundle import Bundle
+from ...errors import BundleError, DependencyError
+from ...runtime.bundle import WEIGHTS, Bundle
 from ...runtime.cpu.network import OnnxNetwork
-from ...runtime.segmenter import Segmenter
+from ...runtime.device.readiness import choose_ready
+from ...runtime.segmenter import Segmenter, load_tracking
 from ...runtime.settings import Settings
 from ...runtime.tracking.follower import HostFollower
 from .clip import BenchClip
@@ -25,27 +27,53 @@ REFERENCE_SECONDS = 60.0
 """About as long a reference is timed: its frames are slow, and its number of periods follows from the first."""
 
 
-def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, backend: str) -> Setup:
-    """A bundle on the CPU, under the name that it is shown by.
+def with_other_crop(
+    bundle: Bundle, crop: tuple[int, int], weights: Path | None, folder: Path, progress: Callable[[str], None]
+) -> Bundle:
+    """Export into `folder`, parity gate included.
+
+    Args:
+        crop: (height, width).
+        weights: those that the bundle was made from; those in the bundle if None.
+
+    Raises:
+        BundleError: there are no weights, or the bundle is not of plain fp32 graphs.
+    """
+    manifest = bundle.manifest
+    if manifest.precision != "fp32" or manifest.backend != "onnx":
+        raise BundleError(
+            f"{bundle.folder} is {manifest.precision} {manifest.backend}: a sweep of --crop traces the network anew, "
+            "in fp32; give the bundle that it was made from"
+        )
+    path = bundle.path(WEIGHTS) if weights is None else weights
+    if not path.is_file():
+        raise BundleError(
+            f"{path} is not there: a sweep of --crop traces the network anew; give the weights that the bundle was "
+            "made from with --weights"
+        )
+    from ...export.build.bundle import export_bundle
+
+    return export_bundle(
+        path, folder, crop=crop, memory=manifest.defaults.memory, interval=manifest.defaults.interval, progress=progress
+    )
+
+
+def bundle_setup(
+    name: str, bundle: Bundle, settings: Settings, objects: int, backend: str = "auto", device: str = "cpu"
+) -> Setup:
+    """A bundle on a device, under the name that it is shown by.
 
     Raises:
         JointError: the backend does not run it there.
     """
     manifest = bundle.manifest
-    choice = choose(bundle, backend)
-    if choice.orchestrator is Orchestrator.DEVICE:
-        raise SettingsError(
-            f"{bundle.folder} with backend {backend} is not run by the CPU's own orchestrator, which is timed here: "
-            "time it apart, with --device"
-        )
     return Setup(
         kind="bundle",
         bundle=name,
         fingerprint=bundle.fingerprint,
         precision=manifest.precision,
         crop=manifest.geometry.crop_size,
-        device="cpu",
-        backend=str(choice),
+        choice=choose_ready(bundle, backend, None, device),
         settings=settings,
         objects=objects,
     )
@@ -54,34 +82,29 @@ def bundle_setup(name: str, bundle: Bundle, settings: Settings, objects: int, ba
 def bundle_case(bundle: Bundle, setup: Setup, clip: BenchClip, periods: int) -> Case:
     """Load a bundle, fill its memory and let one period pass."""
     settings, before, began = setup.settings, resident_mb(), time.perf_counter()
-    segmenter = Segmenter.load(
-        bundle,
-        memory=settings.memory,
-        interval=settings.interval,
-        branches=settings.branches,
-        threads=settings.threads,
-        score_resize=settings.score_resize,
-        windows=settings.windows,
-        backend=setup.backend,
-    )
+    segmenter = Segmenter(*load_tracking(bundle, setup.choice, settings))
     shown = fill_memory(segmenter, clip, setup.objects)
     measurement = Measurement(setup, fill_seconds=time.perf_counter() - began, resident_mb=_growth(before))
     case = Case(measurement, segmenter, clip.frames(shown), shown, periods)
-    assert isinstance(segmenter.tracking, HostFollower) and isinstance(segmenter.tracking.network, OnnxNetwork)
-    with counted_calls(segmenter.tracking.network) as calls:
-        for _ in range(settings.interval):
-            case.warm_up()
-    measurement.gflop = _gflop_per_frame(bundle, calls, settings.interval)
+    tracking = segmenter.tracking
+    if isinstance(tracking, HostFollower) and isinstance(tracking.network, OnnxNetwork):
+        with counted_calls(tracking.network) as calls:
+            case.warm_up(settings.interval)
+        measurement.gflop = _gflop_per_frame(bundle, calls, settings.interval)
+    else:
+        # What is captured on a device is captured at its second call.
+        case.warm_up(2 * settings.interval)
     return case
 
 
 def _gflop_per_frame(bundle: Bundle, calls: Counter[Call], frames: int) -> dict[str, float]:
-    """By stage; empty where `onnx` is not installed."""
+    """By stage; empty where `onnx` or ONNX Runtime is not installed."""
     try:
         from .roofline import stage_gflop
-    except ModuleNotFoundError:
+
+        return {stage: gflop / frames for stage, gflop in stage_gflop(bundle, calls).items()}
+    except (ModuleNotFoundError, DependencyError):
         return {}
-    return {stage: gflop / frames for stage, gflop in stage_gflop(bundle, calls).items()}
 
 
 def fill_memory(segmenter: Segmenter, clip: BenchClip, objects: int) -> int:
@@ -132,7 +155,7 @@ def reference_case(net: JointNet, setup: Setup, filled: Case, clip: BenchClip, p
         periods,
         prepare=lambda: torch.set_num_threads(settings.threads),
     )
-    case.warm_up()
+    case.warm_up(1)
     reference.load_state_dict(state)
     case.frames, case.shown = clip.frames(filled.shown), filled.shown
     case.measurement.resident_mb = _growth(before)

@@ -9,8 +9,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..interval import bootstrap_interval
+
 RESAMPLES = 2000
-CONFIDENCE = 0.95
 DRIFT = 1.2
 """Ratio of the last to the first third, either way, beyond which a run is called unsteady."""
 
@@ -36,7 +37,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A ratio and the bounds of its bootstrap interval; without bounds where there was one round only."""
+    """A ratio and the bounds of its interval; without bounds where there was one round only, or scipy is missing."""
 
     value: float
     low: float | None
@@ -57,7 +58,7 @@ def is_steady(periods: Sequence[float]) -> bool:
 def ratio_interval(
     above: NDArray[np.float64], below: NDArray[np.float64], typical_below: Callable[..., Any] = np.mean
 ) -> Ratio:
-    """Mean of `above` over the mean of `below`, with a percentile interval (Efron 1979) over rounds.
+    """Mean of `above` over the mean of `below`, with its interval over rounds.
 
     Both were measured round by round in turn: a round that is drawn is drawn for both, so that what disturbed the
     machine cancels.
@@ -71,8 +72,11 @@ def ratio_interval(
     value = float(above.mean() / typical_below(below))
     if rounds < 2:
         return Ratio(value, None, None)
-    draws = np.random.default_rng(0).integers(0, rounds, (RESAMPLES, rounds))
-    ratios = above[draws].mean(axis=(1, 2)) / typical_below(below[draws], axis=(1, 2))
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(ratios, (tail, 100 - tail)).tolist()
-    return Ratio(value, low, high)
+
+    def ratio(drawn: NDArray[np.intp]) -> Any:
+        return above[drawn].mean(axis=(-2, -1)) / typical_below(below[drawn], axis=(-2, -1))
+
+    try:
+        return Ratio(value, *bootstrap_interval(ratio, rounds, RESAMPLES))
+    except ModuleNotFoundError:
+        return Ratio(value, None, None)

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import datetime
 import platform
-import resource
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
 
-from ...runtime.cpu.onnxruntime_engine import import_onnxruntime
+from ...runtime.device.readiness import device_name
 from ...runtime.settings import available_cores
+
+try:
+    import resource
+except ModuleNotFoundError:
+    # Windows has no such module, and no figures from it.
+    resource = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where and with what; `cores` are those that the process may use, `torch` is None where it took no part."""
+    """Where and with what.
+
+    Attributes:
+        cores: that the process may use.
+        torch: its version; None where it took no part.
+        gpu: its name; None where everything ran on the CPU.
+    """
 
     date: str
     machine: str
@@ -30,10 +42,11 @@ class Environment:
     openvino: str
     numpy: str
     torch: str | None
+    gpu: str | None = None
 
     @classmethod
-    def current(cls, *, with_torch: bool) -> Self:
-        """Of this process."""
+    def current(cls, device: str, *, with_torch: bool) -> Self:
+        """Of this process, for what runs on a device."""
         return cls(
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             machine=platform.machine(),
@@ -42,18 +55,20 @@ class Environment:
             system=platform.platform(),
             python=platform.python_version(),
             jointrt=_version("jointrt"),
-            onnxruntime=import_onnxruntime().__version__,
+            onnxruntime=_version("onnxruntime", "onnxruntime-gpu"),
             openvino=_version("openvino"),
             numpy=_version("numpy"),
             torch=_version("torch") if with_torch else None,
+            gpu=None if device == "cpu" else device_name(device),
         )
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+def _version(*packages: str) -> str:
+    """Of the first that is installed."""
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return "not installed"
 
 
 def _processor() -> str:
@@ -64,8 +79,10 @@ def _processor() -> str:
     )
 
 
-def peak_mb() -> float:
-    """Largest resident set of the process so far; macOS counts bytes, others KiB."""
+def peak_mb() -> float | None:
+    """Largest resident set of the process so far; macOS counts bytes, others KiB; None where the system has no such."""
+    if resource is None:
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 

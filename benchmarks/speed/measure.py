@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.backends import Choice, Orchestrator
 from ...runtime.clock import StageClock
 from ...runtime.settings import Settings
 from ...runtime.video.masks import write_label_map
@@ -21,6 +23,8 @@ from .durations import Ratio, is_steady, ratio_interval
 
 TRUNK_RUNS = 3
 """Runs of the trunk after each period: both see the same state of a noisy machine."""
+WHOLE = "frame"
+"""The only stage of what runs on a device: the host sees whole frames."""
 
 
 class Stepper(Protocol):
@@ -44,8 +48,7 @@ class Setup:
         fingerprint: of the bundle.
         precision: of its graphs.
         crop: (height, width).
-        device: that it runs on.
-        backend: what runs the graphs there, with the precision of what is fp32 in them where it is another.
+        choice: what runs the graphs, and where.
         settings: memory, interval, branches, threads, score_resize.
         objects: that are followed.
     """
@@ -55,10 +58,24 @@ class Setup:
     fingerprint: str
     precision: str
     crop: tuple[int, int]
-    device: str
-    backend: str
+    choice: Choice
     settings: Settings
     objects: int
+
+    @property
+    def device(self) -> str:
+        """That it runs on."""
+        return self.choice.device
+
+    @property
+    def backend(self) -> str:
+        """What runs the graphs there, with the precision of what is fp32 in them where it is another."""
+        return str(self.choice)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the device follows the objects, and the host only waits for it."""
+        return self.choice.orchestrator is Orchestrator.DEVICE
 
 
 @dataclass(slots=True)
@@ -75,6 +92,7 @@ class Measurement:
         write: every label map as PNG, outside of the frames.
         trunk: every run of the trunk alone, between the periods.
         gflop: of each stage per frame, mean over an update period; empty where not counted.
+        queued: frames per second where the host works ahead of a device; None where it does not.
     """
 
     setup: Setup
@@ -87,6 +105,7 @@ class Measurement:
     write: list[float] = field(default_factory=list)
     trunk: list[float] = field(default_factory=list)
     gflop: dict[str, float] = field(default_factory=dict)
+    queued: float | None = None
 
     @property
     def rounds(self) -> NDArray[np.float64]:
@@ -140,14 +159,14 @@ class Case:
     trunk: Callable[[], object] | None = None
     prepare: Callable[[], None] = lambda: None
 
-    def warm_up(self) -> None:
-        """Show a frame ahead of the first period; its duration is kept apart."""
+    def warm_up(self, frames: int) -> None:
+        """Show frames ahead of the first period; their durations are kept apart."""
         self.prepare()
-        frame = next(self.frames)
-        start = time.perf_counter()
-        self.stepper.step(frame)
-        self.measurement.warm_up.append(1e3 * (time.perf_counter() - start))
-        self.shown += 1
+        for frame in islice(self.frames, frames):
+            start = time.perf_counter()
+            self.stepper.step(frame)
+            self.measurement.warm_up.append(1e3 * (time.perf_counter() - start))
+            self.shown += 1
 
 
 def turns(periods: Sequence[int]) -> Iterator[list[int]]:
@@ -179,7 +198,7 @@ def time_rounds(cases: Sequence[Case], scratch: Path, between: Callable[[], None
     for case in cases:
         case.stepper.clock.enabled = False
         durations = case.stepper.clock.durations
-        case.measurement.stages = {stage: [1e3 * t for t in times] for stage, times in durations.items()}
+        case.measurement.stages = {s: [1e3 * t for t in times] for s, times in durations.items() if s != WHOLE}
 
 
 def _time_period(case: Case, file: Path, advance: Callable[[], None]) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from ...errors import BundleError, OutputError, SettingsError
 from ...runtime.bundle import MANIFEST, WEIGHTS, Bundle, sha256_of
-from ...runtime.manifest import FORMAT_VERSION, Defaults, Manifest, Record
+from ...runtime.manifest import FORMAT_VERSION, Defaults, Manifest, Parity, Record
 from ..checkpoint.network import with_crop
 from ..checkpoint.weights import load_network, save_half
 from ..graphs.grown_memory import GRAPHS
@@ -150,26 +151,58 @@ def export_bundle(
             geometry=geometry_of(net.config),
             defaults=defaults,
             graphs=graphs,
-            files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+            files=file_digests(folder),
             backend="onnx",
             precision="fp32",
             opset=OPSET,
             tools=tool_versions(),
             parity=None,
         )
-        write_manifest(folder, manifest)
         progress("comparing with the PyTorch network")
-        parity = measure(Bundle.open(folder), net)
-        failed = failures(parity)
-        if failed:
-            raise BundleError("the parity gate failed, no bundle was written: " + "; ".join(failed))
-        write_manifest(folder, manifest.model_copy(update={"parity": parity}))
+        write_judged(folder, manifest, lambda: measure(Bundle.open(folder), net))
     return Bundle.open(out)
+
+
+def check_source(bundle: Bundle, out: Path) -> None:
+    """Refuse what no engines are built from.
+
+    Raises:
+        BundleError: it is no bundle of ONNX graphs.
+        OutputError: it is the folder to write.
+    """
+    if bundle.manifest.backend != "onnx":
+        raise BundleError(f"{bundle.folder} holds {bundle.manifest.backend} engines: give the bundle of ONNX graphs")
+    if out.resolve() == bundle.folder.resolve():
+        raise OutputError(f"{out} is the bundle that is built from: choose another folder with --out")
+
+
+def derived_manifest(source: Manifest, folder: Path, **changes: Any) -> Manifest:
+    """That of a bundle made from another one: the same network, other graphs, in the files of `folder`."""
+    own = {"files": file_digests(folder), "opset": OPSET, "tools": tool_versions(), "parity": None}
+    return Manifest(**{**dict(source), **own, **changes})
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Of all files of a bundle that has no manifest yet."""
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
 
 
 def write_manifest(folder: Path, manifest: Record) -> None:
     """`manifest.json`, readable."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+
+
+def write_judged(folder: Path, manifest: Record, measure: Callable[[], Parity], precision: str = "") -> None:
+    """`manifest.json` with what the parity gate measures of the bundle as it stands.
+
+    Raises:
+        BundleError: something is over its tolerance; see `parity.graphs.failures`.
+    """
+    write_manifest(folder, manifest)
+    parity = measure()
+    if failed := failures(parity, precision):
+        raise BundleError("the parity gate failed, no bundle was written: " + "; ".join(failed))
+    write_manifest(folder, manifest.model_copy(update={"parity": parity}))
 
 
 def tool_versions() -> dict[str, str]:

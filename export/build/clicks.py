@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import BundleError, SettingsError
-from ...runtime.bundle import CLICK_FORMAT, sha256_of
+from ...runtime.bundle import CLICK_FORMAT
 from ...runtime.clicks.bundle import ClickBundle, ClickManifest
 from ...runtime.manifest import Parity
 from ..checkpoint.weights import load_click_network
 from ..graphs.clicks import CLICK_GRAPHS
 from ..parity.clicks import measure_clicks, with_side
-from ..parity.graphs import failures
-from .bundle import check_crop, replaced_folder, tool_versions, write_manifest
+from .bundle import check_crop, file_digests, replaced_folder, tool_versions, write_judged
 from .half_storage import rounded, store_half
 from .onnx_graph import OPSET, export_graph
 
@@ -66,18 +65,13 @@ def export_click_bundle(
             weights=provenance,
             half_weights=half_weights,
             graphs=graphs,
-            files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+            files=file_digests(folder),
             opset=OPSET,
             tools=tool_versions(),
             parity=None,
         )
-        write_manifest(folder, manifest)
         progress("comparing with the PyTorch network")
-        parity = measure_clicks(ClickBundle.open(folder), net)
-        failed = failures(parity)
-        if failed:
-            raise BundleError("the parity gate failed, no bundle was written: " + "; ".join(failed))
-        write_manifest(folder, manifest.model_copy(update={"parity": parity}))
+        write_judged(folder, manifest, lambda: measure_clicks(ClickBundle.open(folder), net))
     return ClickBundle.open(out)
 
 

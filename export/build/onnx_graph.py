@@ -14,8 +14,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor
 
 from ...runtime.manifest import GraphRecord
-from ...runtime.manifest import Port as PortRecord
-from ..graphs.graph import Graph, Port
+from ..graphs.graph import Graph
 
 OPSET = 20
 """The newest opset that ONNX Runtime, TensorRT and TensorRT-RTX all take as it is written."""
@@ -62,13 +61,9 @@ def export_graph(graph: Graph, folder: Path) -> GraphRecord:
     program.save(str(path), external_data=False)
     return GraphRecord(
         file=path.name,
-        inputs=tuple(_record(port) for port in graph.inputs()),
-        outputs=tuple(_record(port) for port in graph.outputs()),
+        inputs=tuple(graph.inputs()),
+        outputs=tuple(graph.outputs()),
     )
-
-
-def _record(port: Port) -> PortRecord:
-    return PortRecord(name=port.name, shape=port.shape, dtype="float32")
 
 
 @contextlib.contextmanager

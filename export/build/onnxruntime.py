@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from ...errors import BundleError, OutputError, SettingsError
-from ...runtime.bundle import WEIGHTS, Bundle, sha256_of
-from ...runtime.manifest import FORMAT_VERSION, Manifest
+from ...errors import SettingsError
+from ...runtime.bundle import WEIGHTS, Bundle
 from ..checkpoint.network import bundle_network
 from ..graphs.fixed_memory import gpu_graphs
-from .bundle import replaced_folder, tool_versions, write_manifest
-from .onnx_graph import OPSET, export_graph
+from .bundle import check_source, derived_manifest, replaced_folder, write_manifest
+from .onnx_graph import export_graph
 from .tensorrt import Precision, write_typed
 
 
@@ -47,10 +46,7 @@ def build_onnx_bundle(
         raise SettingsError(f"precision is {precision!r}: expected fp16 or fp32")
     if not 1 <= memory <= 256:
         raise SettingsError(f"memory is {memory}: expected 1 to 256")
-    if bundle.manifest.backend != "onnx":
-        raise BundleError(f"{bundle.folder} holds {bundle.manifest.backend} engines: give the bundle of ONNX graphs")
-    if out.resolve() == bundle.folder.resolve():
-        raise OutputError(f"{out} is the bundle that is built from: choose another folder with --out")
+    check_source(bundle, out)
     graphs = gpu_graphs(bundle_network(bundle, weights), memory)
     records, chosen = {}, cast(Precision, precision)
     with replaced_folder(out, overwrite) as folder:
@@ -63,21 +59,7 @@ def build_onnx_bundle(
         own = bundle.path(WEIGHTS)
         if own.is_file():
             shutil.copyfile(own, folder / WEIGHTS)
-        source = bundle.manifest
-        manifest = Manifest(
-            format="jointrt-bundle",
-            version=FORMAT_VERSION,
-            model=source.model,
-            weights=source.weights,
-            geometry=source.geometry,
-            defaults=source.defaults.model_copy(update={"memory": memory}),
-            graphs=records,
-            files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
-            backend="onnxruntime-cuda",
-            precision=precision,
-            opset=OPSET,
-            tools=tool_versions(),
-            parity=None,
-        )
-        write_manifest(folder, manifest)
+        changes = {"graphs": records, "backend": "onnxruntime-cuda", "precision": precision, "quantization": None}
+        defaults = bundle.manifest.defaults.model_copy(update={"memory": memory})
+        write_manifest(folder, derived_manifest(bundle.manifest, folder, defaults=defaults, **changes))
     return Bundle.open(out)

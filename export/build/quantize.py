@@ -25,15 +25,15 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from ...errors import BundleError, SettingsError
-from ...runtime.bundle import WEIGHTS, Bundle, sha256_of
-from ...runtime.cpu.onnxruntime_engine import Buffer, Engine, import_onnxruntime
+from ...runtime.bundle import WEIGHTS, Bundle
+from ...runtime.cpu.onnxruntime_engine import Engine, import_onnxruntime
 from ...runtime.manifest import GraphQuantization, GraphRecord, Quantization
 from ...runtime.settings import available_cores
 from ..checkpoint.network import bundle_network
 from ..graphs.grown_memory import PlainBackboneGraph
 from ..parity.clips import Call, Clip, record_calls
-from ..parity.graphs import differences, worst
-from .bundle import replaced_folder, tool_versions, write_manifest
+from ..parity.graphs import call_errors, worst
+from .bundle import derived_manifest, replaced_folder, tool_versions, write_manifest
 from .onnx_graph import export_graph
 
 QUANTIZED = ("backbone", "label_encoder", "decoder")
@@ -123,18 +123,9 @@ def quantize_bundle(
             records[name] = quantize_graph(
                 folder / record.file, record, calls[name], options.max_error, report, write_unsigned
             )
-        changed = manifest.model_copy(
-            update={
-                "files": {name: sha256_of(folder / name) for name in files},
-                "precision": "int8",
-                "tools": {**manifest.tools, **tool_versions()},
-                "parity": None,
-                "quantization": Quantization(
-                    source=bundle.fingerprint, clips=tuple(path.name for path in clips), graphs=records
-                ),
-            }
-        )
-        write_manifest(folder, changed)
+        made = Quantization(source=bundle.fingerprint, clips=tuple(path.name for path in clips), graphs=records)
+        kept = {"opset": manifest.opset, "tools": {**manifest.tools, **tool_versions()}}
+        write_manifest(folder, derived_manifest(manifest, folder, precision="int8", quantization=made, **kept))
     return Bundle.open(out)
 
 
@@ -296,10 +287,5 @@ def write_unsigned(plain: Path, out: Path, ranges: TensorsData, layers: Abstract
 def _error(path: Path, record: GraphRecord, calls: Sequence[Call]) -> float:
     """Relative L2 error of a graph, worst output, mean over calls."""
     engine = Engine(path, record, available_cores())
-    errors = []
-    for call in calls:
-        results = {name: Buffer(np.zeros_like(array)) for name, array in call.outputs.items()}
-        engine.run({name: Buffer(array) for name, array in call.inputs.items()}, results)
-        found = [differences(results[name].array, array) for name, array in call.outputs.items()]
-        errors.append(worst(record.file, found).rel_l2)
-    return float(np.mean(errors))
+    errors = (worst(record.file, call_errors(engine, call.inputs, call.outputs)) for call in calls)
+    return float(np.mean([error.rel_l2 for error in errors]))

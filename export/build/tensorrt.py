@@ -9,24 +9,24 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import onnx
 
-from ...errors import BundleError, DeviceError, OutputError, SettingsError
-from ...runtime.bundle import Bundle, sha256_of
+from ...errors import BundleError, DeviceError, SettingsError
+from ...files import replace_file
+from ...runtime.bundle import Bundle
 from ...runtime.device.cuda_driver import query_cuda_driver
 from ...runtime.device.engines.library import MODULES, TensorRTBackend, error_logger, import_tensorrt
-from ...runtime.manifest import FORMAT_VERSION, GraphRecord, Manifest, Port, TensorRTRecord
+from ...runtime.manifest import GraphRecord, Port, TensorRTRecord
 from ..checkpoint.network import bundle_network
 from ..graphs.few_shot_loop import LOOPS, write_loops
 from ..graphs.fixed_memory import gpu_graphs
-from ..parity.engines import engine_failures, measure_on_gpu, why_not_here
-from .bundle import replaced_folder, tool_versions, write_manifest
+from ..parity.engines import measure_on_gpu, why_not_here
+from .bundle import check_source, derived_manifest, replaced_folder, write_judged, write_manifest
 from .int8 import misplaced_pairs, quantize_graphs
-from .onnx_graph import OPSET, export_graph
+from .onnx_graph import export_graph
 from .precision import HALF, misplaced_islands, port_type, to_half
 from .quantize import QuantizeOptions
 
@@ -186,9 +186,7 @@ class EngineBuilder:
         if cache is None:
             return
         self.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.timing_cache.parent, delete=False) as aside:
-            aside.write(bytes(config.get_timing_cache().serialize()))
-        Path(aside.name).replace(self.timing_cache)
+        replace_file(self.timing_cache, bytes(config.get_timing_cache().serialize()))
 
     def record(self) -> TensorRTRecord:
         """What the manifest keeps of the build."""
@@ -260,10 +258,7 @@ def build_bundle(
         DeviceError: a GPU is needed and not there.
         OutputError: `out` cannot be written.
     """
-    if bundle.manifest.backend != "onnx":
-        raise BundleError(f"{bundle.folder} holds {bundle.manifest.backend} engines: give the bundle of ONNX graphs")
-    if out.resolve() == bundle.folder.resolve():
-        raise OutputError(f"{out} is the bundle that is built from: choose another folder with --out")
+    check_source(bundle, out)
     builder = EngineBuilder(options, out.parent / f".{options.backend}.timing-cache")
     net = bundle_network(bundle, weights)
     graphs = gpu_graphs(net, options.memory)
@@ -277,7 +272,10 @@ def build_bundle(
         traced |= write_loops(Path(scratch), traced)
         quantization = None
         if options.precision == "int8":
-            report = partial(_report, progress, len(graphs), total)
+
+            def report(step: str) -> None:
+                progress(step, len(graphs), total)
+
             quantization = quantize_graphs(bundle, clips, QuantizeOptions(), Path(scratch), traced, report)
         for done, (name, record) in enumerate(traced.items(), len(graphs)):
             progress(f"building {name}", done, total)
@@ -286,33 +284,20 @@ def build_bundle(
             builder.build(path, folder / records[name].file)
             path.unlink()
         progress("done", total, total)
-        source = bundle.manifest
-        manifest = Manifest(
-            format="jointrt-bundle",
-            version=FORMAT_VERSION,
-            model=source.model,
-            weights=source.weights,
-            geometry=source.geometry,
-            defaults=source.defaults.model_copy(update={"memory": options.memory, "max_objects": options.max_objects}),
+        defaults = {"memory": options.memory, "max_objects": options.max_objects}
+        manifest = derived_manifest(
+            bundle.manifest,
+            folder,
+            defaults=bundle.manifest.defaults.model_copy(update=defaults),
             graphs=records,
-            files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
             backend=options.backend,
             precision=options.precision,
-            opset=OPSET,
-            tools=tool_versions(),
-            parity=None,
             tensorrt=builder.record(),
             quantization=quantization,
         )
-        write_manifest(folder, manifest)
-        if why_not_here(manifest) is None:
+        if why_not_here(manifest) is not None:
+            write_manifest(folder, manifest)
+        else:
             progress("comparing with the PyTorch network", total, total)
-            parity = measure_on_gpu(Bundle.open(folder), net)
-            if failed := engine_failures(parity, options.precision):
-                raise BundleError("the parity gate failed, no bundle was written: " + "; ".join(failed))
-            write_manifest(folder, manifest.model_copy(update={"parity": parity}))
+            write_judged(folder, manifest, lambda: measure_on_gpu(Bundle.open(folder), net), options.precision)
     return Bundle.open(out)
-
-
-def _report(progress: Callable[[str, int, int], None], done: int, total: int, step: str) -> None:
-    progress(step, done, total)

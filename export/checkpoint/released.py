@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ...errors import OutputError, WeightsError
+from ...files import write_whole
 from ...model.config import ModelConfig
 from ...model.network import JointNet
 from ...runtime.bundle import sha256_of
@@ -151,15 +150,13 @@ def write_weights(tensors: dict[str, NDArray[np.float32]], destination: Path, me
     Raises:
         OutputError: it cannot be written.
     """
+
+    def write(file: Path) -> None:
+        save_file(tensors, file, metadata)
+        file.chmod(0o644)
+
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{destination.name}.", dir=destination.parent)
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(destination)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        write_whole(destination, write)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{destination} cannot be written ({getattr(error, 'strerror', None) or error})") from None

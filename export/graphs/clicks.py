@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from ...model.clicks import PROMPTS, ClickNet
-from .graph import Graph, Port
+from ...runtime.manifest import Port
+from .graph import Graph
 
 STRIDES = (2, 4, 8, 16, 32)
 
@@ -19,28 +18,21 @@ class ClickGraph(Graph):
         nn.Module.__init__(self)
         self.clicks = net
 
-    def kept(self) -> list[Port]:
-        """Ports of the features."""
+    def port(self, name: str) -> Port:
+        """Of the crop's size, or a feature's, which is named by its stride."""
         config = self.clicks.config
-        sizes = [(width, config.crop // stride) for width, stride in zip(config.widths, STRIDES, strict=True)]
-        return [Port(f"f{stride}", ("B", w, n, n)) for stride, (w, n) in zip(STRIDES, sizes, strict=True)]
-
-    def square(self, name: str, channels: int) -> Port:
-        """A port of the crop's size."""
-        side = self.clicks.config.crop
-        return Port(name, ("B", channels, side, side))
+        channels = {"crop": 3, "prompts": len(PROMPTS), "logits": 1}
+        channels |= {f"f{stride}": width for stride, width in zip(STRIDES, config.widths, strict=True)}
+        side = config.crop // (int(name[1:]) if name not in ("crop", "prompts", "logits") else 1)
+        return Port(name=name, shape=("B", channels[name], side, side))
 
 
 class ClickFeatures(ClickGraph):
     """crop (B, 3, S, S) RGB 0..255 -> features at strides 2 to 32."""
 
-    name: ClassVar[str] = "features"
-
-    def inputs(self) -> list[Port]:
-        return [self.square("crop", 3)]
-
-    def outputs(self) -> list[Port]:
-        return self.kept()
+    name = "features"
+    takes = "crop"
+    gives = "f2 f4 f8 f16 f32"
 
     def forward(self, crop: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
@@ -50,13 +42,9 @@ class ClickFeatures(ClickGraph):
 class ClickMask(ClickGraph):
     """Features and prompts (B, 4, S, S) -> logits (B, 1, S, S)."""
 
-    name: ClassVar[str] = "mask"
-
-    def inputs(self) -> list[Port]:
-        return [*self.kept(), self.square("prompts", len(PROMPTS))]
-
-    def outputs(self) -> list[Port]:
-        return [self.square("logits", 1)]
+    name = "mask"
+    takes = "f2 f4 f8 f16 f32 prompts"
+    gives = "logits"
 
     def forward(self, f2: Tensor, f4: Tensor, f8: Tensor, f16: Tensor, f32: Tensor, prompts: Tensor) -> Tensor:
         """See the class."""

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from ...model.network import JointNet
 from ...model.transformer import Attention, to_tokens
-from .graph import Graph, Port
+from ...runtime.manifest import Port
+from .graph import Graph
 from .grown_memory import DecoderGraph, FewShotResidualGraph, FewShotStepGraph, LabelEncoderGraph, encode
 
 PADDING = 8
@@ -59,11 +60,11 @@ class FixedMemoryGraph(Graph):
         stem = name.removesuffix("_next")
         if stem in self._BANKS:
             B, *shape = super().port(self._BANKS[stem]).shape
-            return Port(name, (B, self.capacity, *shape))
+            return Port(name=name, shape=(B, self.capacity, *shape))
         if name in ("valid", "slot"):
-            return Port(name, ("B", self.capacity))
+            return Port(name=name, shape=("B", self.capacity))
         port = super().port(name)
-        return Port(name, tuple(self.capacity if n == "N" else n for n in port.shape))
+        return Port(name=name, shape=tuple(self.capacity if n == "N" else n for n in port.shape))
 
     def shifted(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled keys (..., n, c), (..., m, c), widened so that their products are (q.k - 1) / tau + headroom."""
@@ -101,12 +102,8 @@ class DirectBackboneGraph(Graph):
     """Crop -> layers 1 to 4 and both adjusted features, by plain convolutions."""
 
     name = "backbone"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("crop")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("layer1 layer2 layer3 layer4 x_tra x_ind")
+    takes = "crop"
+    gives = "layer1 layer2 layer3 layer4 x_tra x_ind"
 
     def forward(self, crop: Tensor) -> tuple[Tensor, ...]:
         features = self.net.extract(crop)
@@ -117,12 +114,8 @@ class ShiftedQueryGraph(FixedMemoryGraph):
     """Eq. 4 of the search frame, and what the frame brings along if it enters the memory later."""
 
     name = "transformer_query"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("x_tra")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("query key C D")
+    takes = "x_tra"
+    gives = "query key C D"
 
     def forward(self, x_tra: Tensor) -> tuple[Tensor, ...]:
         key = self.projected(self.net.transformer.self_attention, x_tra)
@@ -137,12 +130,8 @@ class MemoryUpdateGraph(FixedMemoryGraph):
     """
 
     name = "memory_update"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("z_all key_all C_all D_all valid slot x_tra key C D")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("z_all_next key_all_next C_all_next D_all_next key_cross_all")
+    takes = "z_all key_all C_all D_all valid slot x_tra key C D"
+    gives = "z_all_next key_all_next C_all_next D_all_next key_cross_all"
 
     def forward(
         self,
@@ -166,20 +155,9 @@ class MemoryUpdateGraph(FixedMemoryGraph):
         )
         return z_all, key_all, C_all, D_all, self.encoded(z_all, C_all, D_all)
 
-    def renew(
-        self,
-        z_all: Tensor,
-        key_all: Tensor,
-        C_all: Tensor,
-        D_all: Tensor,
-        valid: Tensor,
-        slot: Tensor,
-        x_tra: Tensor,
-        key: Tensor,
-        C: Tensor,
-        D: Tensor,
-    ) -> Tensor:
-        """The same in place; gives the keys of all slots."""
+    def renew(self, *values: Tensor) -> Tensor:
+        """What `forward` takes, renewed in place; gives the keys of all slots."""
+        z_all, key_all, C_all, D_all, valid, slot, x_tra, key, C, D = values
         C_term, D_term, C, D = self.terms(z_all, key_all, valid, slot, x_tra, key, C, D)
         C_all.add_(C_term)
         D_all.add_(D_term)
@@ -215,12 +193,8 @@ class MemoryReadAllGraph(FixedMemoryGraph):
     """Eq. 5 over all valid slots: E*_tra."""
 
     name = "memory_read"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("query key_cross_all E_tra_all valid")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("E_tra_star")
+    takes = "query key_cross_all E_tra_all valid"
+    gives = "E_tra_star"
 
     def forward(self, query: Tensor, key_cross_all: Tensor, E_tra_all: Tensor, valid: Tensor) -> Tensor:
         affinity = held(valid, self.affinity(query[:, None], held(valid, key_cross_all)))

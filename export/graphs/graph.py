@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...model.config import ModelConfig
 from ...model.network import JointNet
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """One input or output: its name and shape; strings are dynamic axes."""
-
-    name: str
-    shape: tuple[int | str, ...]
+from ...runtime.manifest import Port
 
 
 class Graph(nn.Module):
-    """A part of the network in the form that is exported."""
+    """A part of the network in the form that is exported.
+
+    Attributes:
+        takes: names of the inputs in the order of `forward`'s arguments, separated by spaces.
+        gives: names of the outputs in the order of what `forward` returns.
+    """
 
     name: ClassVar[str]
+    takes: ClassVar[str]
+    gives: ClassVar[str]
 
     def __init__(self, net: JointNet) -> None:
         super().__init__()
@@ -30,12 +30,17 @@ class Graph(nn.Module):
         self.config: ModelConfig = net.config
 
     def inputs(self) -> list[Port]:
-        """The ports, in the order of `forward`'s arguments."""
-        raise NotImplementedError
+        """The ports of what it takes."""
+        return [self.port(name) for name in self.takes.split()]
 
     def outputs(self) -> list[Port]:
-        """The ports, in the order of what `forward` returns."""
-        raise NotImplementedError
+        """The ports of what it gives."""
+        return [self.port(name) for name in self.gives.split()]
+
+    def named(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs by name, from inputs by name; other values are passed over."""
+        found = self(*(values[name] for name in self.takes.split()))
+        return dict(zip(self.gives.split(), found if isinstance(found, tuple) else (found,), strict=True))
 
     @property
     def cells(self) -> int:
@@ -64,7 +69,7 @@ class Graph(nn.Module):
             **dict.fromkeys(("D", "D_new", "D_next", "D_new_next", "D_old", "D_term", "denominator"), "scalar"),
         }
         if name in kinds:
-            return Port(name, ("B", n, tokens[kinds[name]]))
+            return Port(name=name, shape=("B", n, tokens[kinds[name]]))
         layers = self.net.backbone.channels
         shapes: dict[str, tuple[int | str, ...]] = {
             "crop": ("B", 3, H, W),
@@ -79,8 +84,4 @@ class Graph(nn.Module):
             **dict.fromkeys(("weights", "residual", "residual_next"), ("B", config.encoding_channels, "N", n)),
             "sample_weights": ("B", "N"),
         }
-        return Port(name, shapes[name])
-
-    def ports(self, names: str) -> list[Port]:
-        """The ports of several names, separated by spaces."""
-        return [self.port(name) for name in names.split()]
+        return Port(name=name, shape=shapes[name])

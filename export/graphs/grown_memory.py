@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...model.network import JointNet
 from ...model.target_model import apply_filter, descent_step, feature_scale, residuals
 from ...model.transformer import to_tokens
-from .graph import Graph, Port
+from .graph import Graph
 from .projection import FoldedProjection
 from .winograd import DirectConv, WinogradConv
 
@@ -28,18 +28,14 @@ class BackboneGraph(Graph):
     """Crop -> layers 1 to 4 and both adjusted features."""
 
     name = "backbone"
+    takes = "crop"
+    gives = "layer1 layer2 layer3 layer4 x_tra x_ind"
     convolution: ClassVar[type[WinogradConv] | type[DirectConv]] = WinogradConv
 
     def __init__(self, net: JointNet) -> None:
         super().__init__(net)
         adjusters = (net.adjust_tra[0], net.adjust_ind[0])
         self.adjust = self.convolution([conv.weight for conv in adjusters if isinstance(conv, nn.Conv2d)])
-
-    def inputs(self) -> list[Port]:
-        return self.ports("crop")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("layer1 layer2 layer3 layer4 x_tra x_ind")
 
     def forward(self, crop: Tensor) -> tuple[Tensor, ...]:
         layers = self.net.backbone(crop)
@@ -61,12 +57,8 @@ class LabelEncoderGraph(Graph):
     """Mask crop -> E_ind, W, E_tra."""
 
     name = "label_encoder"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("mask")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("E_ind W E_tra")
+    takes = "mask"
+    gives = "E_ind W E_tra"
 
     def forward(self, mask: Tensor) -> tuple[Tensor, ...]:
         E_ind, W, E_tra = (to_tokens(encoding) for encoding in self.net.label_encoder(mask))
@@ -92,12 +84,8 @@ class QueryGraph(AttentionGraph):
     """
 
     name = "transformer_query"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("x_tra")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("query key C D")
+    takes = "x_tra"
+    gives = "query key C D"
 
     def forward(self, x_tra: Tensor) -> tuple[Tensor, ...]:
         transformer = self.net.transformer
@@ -111,12 +99,8 @@ class MemoryAddGraph(AttentionGraph):
     """A frame enters: its terms go to one other memory frame's C and D, and that frame's to its own."""
 
     name = "memory_add"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("z key C D z_new key_new C_new D_new")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("C_next D_next C_new_next D_new_next key_cross")
+    takes = "z key C D z_new key_new C_new D_new"
+    gives = "C_next D_next C_new_next D_new_next key_cross"
 
     def forward(
         self, z: Tensor, key: Tensor, C: Tensor, D: Tensor, z_new: Tensor, key_new: Tensor, C_new: Tensor, D_new: Tensor
@@ -140,9 +124,7 @@ class MemoryReplaceGraph(MemoryAddGraph):
     """As `memory_add`, the terms of the frame that leaves taken out of the other frame's C and D first."""
 
     name = "memory_replace"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("z key C D z_new key_new C_new D_new z_old key_old")
+    takes = "z key C D z_new key_new C_new D_new z_old key_old"
 
     def forward(  # type: ignore[override]
         self,
@@ -167,12 +149,8 @@ class MemorySwapGraph(MemoryAddGraph):
     """As `memory_replace`, the terms that leave given instead of computed; the new frame's own terms are put out."""
 
     name = "memory_swap"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("z key C D z_new key_new C_new D_new C_old D_old")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("C_next D_next C_new_next D_new_next C_term D_term key_cross")
+    takes = "z key C D z_new key_new C_new D_new C_old D_old"
+    gives = "C_next D_next C_new_next D_new_next C_term D_term key_cross"
 
     def forward(  # type: ignore[override]
         self,
@@ -197,12 +175,8 @@ class MemoryEncodeGraph(Graph):
     """Eq. 3 and psi: the keys that queries of eq. 5 meet, of one memory frame."""
 
     name = "memory_encode"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("z C D")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("key_cross")
+    takes = "z C D"
+    gives = "key_cross"
 
     def forward(self, z: Tensor, C: Tensor, D: Tensor) -> Tensor:
         return encode(self.net, z, C, D)
@@ -212,12 +186,8 @@ class MemoryReadGraph(AttentionGraph):
     """Eq. 5 over one memory frame, unnormalised."""
 
     name = "memory_read"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("query key_cross E_tra")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("numerator denominator")
+    takes = "query key_cross E_tra"
+    gives = "numerator denominator"
 
     def forward(self, query: Tensor, key_cross: Tensor, E_tra: Tensor) -> tuple[Tensor, ...]:
         affinity = self.affinity(query, key_cross)
@@ -228,12 +198,8 @@ class FewShotResidualGraph(Graph):
     """Eq. 6 at the filter that the few-shot learner starts from; omega is a matrix (K*K*D, C), taps before channels."""
 
     name = "few_shot_residual"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("z_ind E_ind_all W_all sample_weights omega")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("weights residual")
+    takes = "z_ind E_ind_all W_all sample_weights omega"
+    gives = "weights residual"
 
     def forward(
         self, z_ind: Tensor, E_ind: Tensor, W: Tensor, sample_weights: Tensor, omega: Tensor
@@ -249,12 +215,8 @@ class FewShotStepGraph(Graph):
     """One step of steepest descent."""
 
     name = "few_shot_step"
-
-    def inputs(self) -> list[Port]:
-        return self.ports("z_ind weights omega residual")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("omega_next residual_next")
+    takes = "z_ind weights omega residual"
+    gives = "omega_next residual_next"
 
     def forward(self, z_ind: Tensor, weights: Tensor, omega: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
         size = self.config.feature_size
@@ -268,17 +230,13 @@ class DecoderGraph(Graph):
     """Eq. 7, the target model included: E*_tra + T_omega(X) and the trunk's layers -> logits."""
 
     name = "decoder"
+    takes = "E_tra_star x_ind omega layer1 layer2 layer3 layer4"
+    gives = "logits"
 
     def __init__(self, net: JointNet) -> None:
         super().__init__(net)
         height, width = net.config.crop_size
         self.projection = FoldedProjection(net.decoder.project, height // 4, width // 4)
-
-    def inputs(self) -> list[Port]:
-        return self.ports("E_tra_star x_ind omega layer1 layer2 layer3 layer4")
-
-    def outputs(self) -> list[Port]:
-        return self.ports("logits")
 
     def forward(
         self,

@@ -17,9 +17,10 @@ from ...runtime.clicks.simulated import next_click
 from ...runtime.cpu.onnxruntime_engine import Buffer, Runnable
 from ...runtime.manifest import ClosedLoop, Parity
 from ...runtime.settings import available_cores
+from ...runtime.video.masks import mask_iou
 from ..graphs.clicks import CLICK_GRAPHS
 from ..graphs.graph import Graph
-from .graphs import OBJECTS, compare_graph, mask_iou, read_clip
+from .graphs import OBJECTS, compare_graph, read_clip
 
 CLICKS = 3
 """Of the closed loop, after one of a box."""
@@ -47,9 +48,8 @@ def _sample(net: ClickNet, frame: NDArray[np.uint8], region: NDArray[np.bool_]) 
     previous = window.cut_mask(region.astype(np.float32), side) * 0.8
     planes = prompt_planes(window, side, [click, Click(box[0], box[1], positive=False)], box, previous)
     crop = torch.from_numpy(window.cut(frame, side).transpose(2, 0, 1).astype(np.float32))[None]
-    features = net.project(net.layers(crop))
-    names = [port.name for port in CLICK_GRAPHS[0](net).outputs()]
-    return {"crop": crop, "prompts": torch.from_numpy(planes)[None], **dict(zip(names, features, strict=True))}
+    values = {"crop": crop, "prompts": torch.from_numpy(planes)[None]}
+    return values | CLICK_GRAPHS[0](net).named(values)
 
 
 class TorchGraph:
@@ -61,10 +61,8 @@ class TorchGraph:
     @torch.inference_mode()
     def run(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer]) -> None:  # type: ignore[override]
         """Read the inputs' memory, fill the outputs'."""
-        found = self.graph(*(torch.from_numpy(inputs[port.name].array) for port in self.graph.inputs()))
-        found = found if isinstance(found, tuple) else (found,)
-        for port, tensor in zip(self.graph.outputs(), found, strict=True):
-            outputs[port.name].array[...] = tensor.numpy()
+        for name, tensor in self.graph.named({n: torch.from_numpy(b.array) for n, b in inputs.items()}).items():
+            outputs[name].array[...] = tensor.numpy()
 
 
 def reference_click_segmenter(bundle: ClickBundle, net: ClickNet) -> ClickSegmenter:

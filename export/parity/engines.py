@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
@@ -33,8 +32,6 @@ from .graphs import compare_loops, differences, real_sample, worst
 from .reference import geometry_of, reference_segmenter
 from .torch_device import TorchDevice
 
-LIMITS: Final = {"fp32": (1e-3, 0.995), "fp16": (0.05, 0.99), "int8": (0.2, 0.9)}
-"""By precision: largest relative L2 error of a graph, smallest IoU of a mask in the closed loop."""
 BANKS = ("z_all", "key_all", "C_all", "D_all")
 
 
@@ -56,9 +53,7 @@ def cases(net: JointNet, capacity: int, objects: int) -> Iterator[Case]:
     def case(name: str) -> Case:
         graph = graphs[name]
         inputs = {port.name: values[port.name] for port in graph.inputs()}
-        outputs = graph(*inputs.values())
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        expected = dict(zip((port.name for port in graph.outputs()), outputs, strict=True))
+        expected = graph.named(inputs)
         values.update(expected)
         return Case(name, inputs, expected)
 
@@ -160,19 +155,6 @@ def measure_engines(
             if case.graph not in worst or not found.rel_l2 <= worst[case.graph].rel_l2:
                 worst[case.graph] = found
     return Parity(graphs=tuple(worst.values()), closed_loop=closed_loop(engines, records, device, net, defaults))
-
-
-def engine_failures(parity: Parity, precision: str) -> list[str]:
-    """What is over its limit, in words; a figure that is no number is."""
-    largest, least = LIMITS[precision]
-    found = [
-        f"{g.graph}: relative L2 error {g.rel_l2:.1e}, at most {largest:.0e} allowed in {precision}"
-        for g in parity.graphs
-        if not g.rel_l2 <= largest
-    ]
-    if not parity.closed_loop.min_iou >= least:
-        found.append(f"closed loop: smallest mask IoU {parity.closed_loop.min_iou:.4f}, at least {least} expected")
-    return found
 
 
 def why_not_here(manifest: Manifest) -> str | None:

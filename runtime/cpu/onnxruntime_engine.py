@@ -37,15 +37,22 @@ _DISABLED = ["WeightBiasQuantization"]
 
 
 class Buffer:
-    """An array and ONNX Runtime's view of the same memory."""
+    """An array that an engine reads or fills."""
 
-    __slots__ = ("array", "value")
+    __slots__ = ("_value", "array")
 
     def __init__(self, array: NDArray[np.float32]) -> None:
         if not array.flags.c_contiguous:
             raise ValueError("an engine's buffer must be contiguous")
         self.array = array
-        self.value = import_onnxruntime().OrtValue.ortvalue_from_numpy(array)
+        self._value: Any = None
+
+    @property
+    def value(self) -> Any:
+        """ONNX Runtime's view of the same memory, made when it is first asked for."""
+        if self._value is None:
+            self._value = import_onnxruntime().OrtValue.ortvalue_from_numpy(self.array)
+        return self._value
 
     @classmethod
     def zeros(cls, *shape: int) -> Buffer:

@@ -21,7 +21,7 @@ from ...errors import JointError, SettingsError, VideoError
 from ..backends import Choice, Orchestrator
 from ..bundle import Bundle
 from ..segmenter import Segmenter
-from ..settings import MIN_AREA, Settings
+from ..settings import MIN_AREA, Options, Settings
 from ..tracking.protocol import Computed, Pending
 from ..video.masks import GivenMasks, MaskReading, read_label_map
 from ..video.overlay import OverlayVideo, draw_overlay
@@ -36,15 +36,14 @@ STATE_EVERY = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the user asks for.
+class Request(Options):
+    """What the user asks for, `Options` included.
 
     Attributes:
         source: a video file or a folder of images.
         mask: a PNG, or a folder of PNGs named like frames.
         out: the folder for the results.
-        bundle, memory, interval, branches, threads, score_resize, min_area, windows, device, backend: see
-            `Segmenter.load`.
+        bundle: see `Segmenter.load`.
         hard_mask, keep_255: how given masks are read; see `masks.MaskReading`.
         correct: whether later masks of known objects correct them.
         every: segment every so many-th frame.
@@ -59,18 +58,9 @@ class Request:
     mask: Path
     out: Path
     bundle: str = "lite"
-    memory: int | None = None
-    interval: int | None = None
-    branches: str = "both"
-    threads: int | None = None
-    score_resize: str = "given"
-    min_area: float | None = None
-    windows: str = "released"
     hard_mask: bool = False
     keep_255: bool = False
     correct: bool = False
-    device: str = "cpu"
-    backend: str = "auto"
     every: int = 1
     start: int = 0
     end: int | None = None
@@ -80,13 +70,13 @@ class Request:
 
 
 class Display(Protocol):
-    """Who is told of a run's progress."""
+    """Who is told of the progress of a run, an evaluation or a comparison."""
 
     def begin(self, total: int | None, done: int) -> None:
-        """The run starts with `done` of `total` frames complete; None if the source does not say how many it has."""
+        """It starts with `done` of `total` frames complete; None if the source does not say how many it has."""
 
     def advance(self) -> None:
-        """One more frame is segmented."""
+        """One more frame is complete."""
 
     def note(self, text: str) -> None:
         """Something that the user should know."""
@@ -142,18 +132,7 @@ def load_segmenter(request: Request) -> tuple[Segmenter, dict[str, Any]]:
         JointError: the bundle or a setting cannot be used.
     """
     bundle = Bundle.open(request.bundle)
-    segmenter = Segmenter.load(
-        bundle,
-        memory=request.memory,
-        interval=request.interval,
-        branches=request.branches,
-        threads=request.threads,
-        score_resize=request.score_resize,
-        min_area=request.min_area,
-        windows=request.windows,
-        device=request.device,
-        backend=request.backend,
-    )
+    segmenter = Segmenter.load(bundle, **request.options())
     assert segmenter.choice is not None
     return segmenter, identity(bundle, segmenter.choice, segmenter.settings)
 

@@ -103,7 +103,7 @@ class ObjectTracker:
             self.target.store(slot, label, self.weights.current, UPDATE_STEPS)
         with self.clock.stage("crop"):
             self.state.update(probability[region], (region[0].start, region[1].start), self.settings.min_area)
-            self.window = self._search_window((image_size[0], image_size[1]))
+            self.window = self.search_window((image_size[0], image_size[1]))
             crop = cut_image(frame, self.window, crop_size)
         self.target.extract(crop)
         logits = self.target.segment()
@@ -116,7 +116,7 @@ class ObjectTracker:
             )
             return PastedScores(pasted, place)
 
-    def _search_window(self, image_size: tuple[int, int]) -> Window:
+    def search_window(self, image_size: tuple[int, int]) -> Window:
         """The window about the target, half a feature cell off where filter and feature map do not centre alike."""
         geometry = self.geometry
         cells = np.asarray(geometry.crop_size) // geometry.stride

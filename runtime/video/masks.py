@@ -1,10 +1,8 @@
-"""Label maps as files: reading and checking what the user gives, writing palette PNGs."""
+"""Label maps: reading and checking what the user gives, writing palette PNGs, comparing."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...errors import MaskError, OutputError
+from ...errors import MaskError
+from ...files import write_whole
 from .sources import MAX_PIXELS, Source, instead_of_a_file, natural_key
 
 MAX_OBJECTS = 255
@@ -61,15 +60,13 @@ def write_label_map(path: Path, labels: NDArray[np.uint8]) -> None:
     """
     image = Image.fromarray(labels)
     image.putpalette(_PALETTE)
-    # A name of its own length: that of the frame may be as long as the file system allows.
-    part = path.with_name(f".{os.getpid()}.part")
-    try:
-        image.save(part, format="PNG")
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    write_whole(path, lambda aside: image.save(aside, format="PNG"))
+
+
+def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks; two empty ones agree."""
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0
 
 
 def read_label_map(path: Path, *, hard: bool = False, white: int = 1) -> NDArray[np.uint8]:

@@ -141,8 +141,17 @@ def test_a_one_pixel_object(segmenter, disc):
     frame, mask = disc(0)
     mask[:] = 0
     mask[0, 159] = 1
-    for t in range(5):
-        segmenter.step(frame, mask if t == 0 else None)
+    np.testing.assert_array_equal(segmenter.step(frame, mask), mask)
+    given = segmenter.tracking.sight().targets[1].pos.copy()
+    for t in range(1, 5):
+        labels = segmenter.step(disc(t)[0])
+        assert set(np.unique(labels)) <= {0, 1}
+        probability = segmenter.probabilities()[1]
+        assert np.isfinite(probability).all() and probability.max() <= 1
+        np.testing.assert_array_equal(labels == 1, probability > 0.5)
+        if t == 1:
+            # One pixel is less than what may move a target.
+            np.testing.assert_array_equal(segmenter.tracking.sight().targets[1].pos, given)
 
 
 def test_without_the_induction_branch_omega_stays_zero(tiny_bundle, disc):

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ....errors import SettingsError
-from ....runtime.backends import split_backend
+from ....runtime.backends import Name
 from ..bench import BenchReport
 from ..clip import BenchClip
 from ..environment import Environment
 from ..measure import Measurement, Setup
-from .json_file import OldCase, OldReport, comparable
+from .json_file import CaseFigures, ReportFile, comparable
 from .tables import Grid, case_names
 
 
 def check_comparable(
-    path: Path, old: OldReport, environment: Environment, clip: BenchClip, setups: Sequence[Setup]
+    path: Path, old: ReportFile, environment: Environment, clip: BenchClip, setups: Sequence[Setup]
 ) -> None:
     """Refuse an earlier run whose durations say nothing about this one's.
 
@@ -30,9 +30,9 @@ def check_comparable(
         )
 
 
-def _differences(old: OldReport, environment: Environment, clip: BenchClip, setups: Sequence[Setup]) -> Iterator[str]:
-    used = {split_backend(setup.backend)[0] for setup in setups if setup.kind == "bundle"}
-    for name in ("processor", "cores", "onnxruntime", *({"openvino"} & used)):
+def _differences(old: ReportFile, environment: Environment, clip: BenchClip, setups: Sequence[Setup]) -> Iterator[str]:
+    used = {setup.choice.name for setup in setups if setup.kind == "bundle"}
+    for name in ("processor", "cores", "gpu", *sorted({Name.ONNXRUNTIME, Name.OPENVINO, Name.TORCH} & used)):
         then, now = getattr(old.environment, name), getattr(environment, name)
         if then != now:
             yield f"{name} was {then}, is {now}"
@@ -54,14 +54,14 @@ def _short(value: object) -> str:
     return f"{text[:12]}..." if len(text) == 64 else text
 
 
-def change_grids(old: OldReport, report: BenchReport) -> list[Grid]:
+def change_grids(old: ReportFile, report: BenchReport) -> list[Grid]:
     """Milliseconds per frame then and now, case by case."""
     names = case_names([case.setup for case in report.cases])
     pairs = zip(names, old.cases, report.cases, strict=True)
     return [_change_grid(name, before, case) for name, before, case in pairs]
 
 
-def _change_grid(name: str, before: OldCase, case: Measurement) -> Grid:
+def _change_grid(name: str, before: CaseFigures, case: Measurement) -> Grid:
     now = {stage: sum(times) / len(case.frames) for stage, times in case.stages.items()}
     then = {stage: values.ms_per_frame for stage, values in before.stages.items()}
     rows = [_change_row(stage, then.get(stage), now.get(stage)) for stage in dict.fromkeys((*then, *now))]

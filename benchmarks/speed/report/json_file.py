@@ -1,4 +1,4 @@
-"""A measurement as JSON, and what is read back of it."""
+"""A measurement as JSON: one model that is written, and read back to compare with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -16,7 +16,9 @@ from ....files import replace_file
 from ..bench import BenchReport
 from ..clip import BenchClip
 from ..durations import Summary
+from ..environment import Environment
 from ..measure import Measurement, Setup
+from ..throughput import Throughput
 
 
 def comparable(setup: Setup, clip: BenchClip) -> dict[str, Any]:
@@ -37,115 +39,151 @@ def settings_hash(setup: Setup, clip: BenchClip) -> str:
     return hashlib.sha256(json.dumps(comparable(setup, clip), sort_keys=True).encode()).hexdigest()
 
 
-def as_json(report: BenchReport) -> dict[str, Any]:
-    """Everything measured: the first case's figures at the top, all cases under `cases`, durations in milliseconds."""
-    cases = [_case(case, report) for case in report.cases]
-    figures = ("amortised_frame_ms", "trunk_ms", "ratio", "ratio_interval", "frames_per_second", "steady")
-    return {
-        **{name: cases[0][name] for name in figures},
-        "bundle": report.cases[0].setup.bundle,
-        "fingerprint": report.cases[0].setup.fingerprint,
-        "peak_mb": report.peak_mb,
-        "gemm_gflops": {str(threads): float(np.median(rates)) for threads, rates in report.products.items()},
-        "environment": dataclasses.asdict(report.environment),
-        "decode": dataclasses.asdict(Summary.of(report.clip.decode)),
-        "cases": cases,
-        "throughput": [
-            {
-                "bundle": t.setup.bundle,
-                "settings": comparable(t.setup, report.clip),
-                "clips": t.clips,
-                "frames": t.frames,
-                "seconds": t.seconds,
-                "frames_per_second": t.frames_per_second,
-                "bottleneck": t.bottleneck,
-                "threads": {name: {"busy": o.busy, "waiting": o.waiting} for name, o in t.threads.items()},
-            }
-            for t in report.throughput
-        ],
-    }
-
-
-def _case(case: Measurement, report: BenchReport) -> dict[str, Any]:
-    setup, ratio, compared = case.setup, case.trunk_ratio(), case.ratio_to(report.cases[case.against])
-    return {
-        "amortised_frame_ms": case.amortised_frame_ms,
-        "trunk_ms": case.trunk_ms,
-        "ratio": None if ratio is None else ratio.value,
-        "ratio_interval": None if ratio is None else [ratio.low, ratio.high],
-        "frames_per_second": 1e3 / case.amortised_frame_ms,
-        "steady": case.steady(),
-        "against": case.against,
-        "ratio_to_against": compared.value,
-        "ratio_to_against_interval": [compared.low, compared.high],
-        "bundle": setup.bundle,
-        "fingerprint": setup.fingerprint,
-        "precision": setup.precision,
-        "crop": list(setup.crop),
-        "settings": comparable(setup, report.clip),
-        "settings_hash": settings_hash(setup, report.clip),
-        "fill_seconds": case.fill_seconds,
-        "resident_mb": case.resident_mb,
-        "warm_up": case.warm_up,
-        "frame": dataclasses.asdict(Summary.of(case.frames)),
-        "stages": {
-            stage: {
-                "ms_per_frame": sum(times) / len(case.frames),
-                **dataclasses.asdict(Summary.of(times)),
-                "gflop_per_frame": case.gflop.get(stage),
-                "durations": times,
-            }
-            for stage, times in case.stages.items()
-        },
-        "write": dataclasses.asdict(Summary.of(case.write)),
-        "frames": case.frames,
-        "trunk": case.trunk,
-    }
-
-
-def write_json(report: BenchReport, path: Path) -> None:
-    """Write the file whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    replace_file(path, (json.dumps(as_json(report), indent=1) + "\n").encode())
-
-
-class OldStage(BaseModel):
-    """A stage of an earlier run."""
+class StageFigures(BaseModel):
+    """A stage of a case: per frame, and of its calls in milliseconds."""
 
     ms_per_frame: float
+    calls: int
+    mean: float
+    min: float
+    p50: float
+    p90: float
+    p99: float
+    gflop_per_frame: float | None
+    durations: list[float]
 
 
-class OldCase(BaseModel):
-    """A case of an earlier run."""
+class CaseFigures(BaseModel):
+    """A case; see `Measurement`. Ratios stand beside their intervals, the frame's over the trunk's first."""
 
     amortised_frame_ms: float
     trunk_ms: float | None
+    ratio: float | None
+    ratio_interval: tuple[float | None, float | None] | None
+    frames_per_second: float
+    frames_per_second_queued: float | None = None
+    steady: bool
+    against: int
+    ratio_to_against: float
+    ratio_to_against_interval: tuple[float | None, float | None]
     bundle: str
+    fingerprint: str
+    precision: str
+    crop: tuple[int, int]
     settings: dict[str, Any]
-    stages: dict[str, OldStage]
-
-
-class OldEnvironment(BaseModel):
-    """What must agree of an earlier run's machine."""
-
-    processor: str
-    cores: int
-    onnxruntime: str
-    openvino: str
-
-
-class OldReport(BaseModel):
-    """What is read of an earlier run's file."""
-
-    environment: OldEnvironment
-    cases: list[OldCase]
+    settings_hash: str
+    fill_seconds: float
+    resident_mb: float | None
+    warm_up: list[float]
+    frame: Summary
+    stages: dict[str, StageFigures]
+    write: Summary
+    frames: list[float]
+    trunk: list[float]
 
     @classmethod
-    def read(cls, path: Path) -> OldReport:
-        """Read a file that `write_json` wrote.
+    def of(cls, case: Measurement, report: BenchReport) -> Self:
+        """Of one of a report's cases."""
+        setup, ratio, compared = case.setup, case.trunk_ratio(), case.ratio_to(report.cases[case.against])
+        stages = {
+            stage: StageFigures(
+                ms_per_frame=sum(times) / len(case.frames),
+                **dataclasses.asdict(Summary.of(times)),
+                gflop_per_frame=case.gflop.get(stage),
+                durations=times,
+            )
+            for stage, times in case.stages.items()
+        }
+        return cls(
+            amortised_frame_ms=case.amortised_frame_ms,
+            trunk_ms=case.trunk_ms,
+            ratio=None if ratio is None else ratio.value,
+            ratio_interval=None if ratio is None else (ratio.low, ratio.high),
+            frames_per_second=1e3 / case.amortised_frame_ms,
+            frames_per_second_queued=case.queued,
+            steady=case.steady(),
+            against=case.against,
+            ratio_to_against=compared.value,
+            ratio_to_against_interval=(compared.low, compared.high),
+            bundle=setup.bundle,
+            fingerprint=setup.fingerprint,
+            precision=setup.precision,
+            crop=setup.crop,
+            settings=comparable(setup, report.clip),
+            settings_hash=settings_hash(setup, report.clip),
+            fill_seconds=case.fill_seconds,
+            resident_mb=case.resident_mb,
+            warm_up=case.warm_up,
+            frame=Summary.of(case.frames),
+            stages=stages,
+            write=Summary.of(case.write),
+            frames=case.frames,
+            trunk=case.trunk,
+        )
+
+
+class ThroughputFigures(BaseModel):
+    """Whole clips; see `Throughput`. `threads` has the seconds that each was busy and waiting."""
+
+    bundle: str
+    settings: dict[str, Any]
+    clips: int
+    frames: int
+    seconds: float
+    frames_per_second: float
+    bottleneck: str
+    threads: dict[str, dict[str, float]]
+
+    @classmethod
+    def of(cls, result: Throughput, clip: BenchClip) -> Self:
+        """Of one bundle's run."""
+        return cls(
+            bundle=result.setup.bundle,
+            settings=comparable(result.setup, clip),
+            clips=result.clips,
+            frames=result.frames,
+            seconds=result.seconds,
+            frames_per_second=result.frames_per_second,
+            bottleneck=result.bottleneck,
+            threads={name: {"busy": o.busy, "waiting": o.waiting} for name, o in result.threads.items()},
+        )
+
+
+class ReportFile(BaseModel):
+    """Everything measured: the first case's figures at the top, all cases under `cases`, durations in milliseconds."""
+
+    amortised_frame_ms: float
+    trunk_ms: float | None
+    ratio: float | None
+    ratio_interval: tuple[float | None, float | None] | None
+    frames_per_second: float
+    steady: bool
+    bundle: str
+    fingerprint: str
+    peak_mb: float | None
+    gemm_gflops: dict[int, float]
+    environment: Environment
+    decode: Summary
+    cases: list[CaseFigures]
+    throughput: list[ThroughputFigures]
+
+    @classmethod
+    def of(cls, report: BenchReport) -> Self:
+        """Of a measurement."""
+        cases = [CaseFigures.of(case, report) for case in report.cases]
+        return cls(
+            **{name: value for name, value in cases[0] if name in cls.model_fields},
+            peak_mb=report.peak_mb,
+            gemm_gflops={threads: float(np.median(rates)) for threads, rates in report.products.items()},
+            environment=report.environment,
+            decode=Summary.of(report.clip.decode),
+            cases=cases,
+            throughput=[ThroughputFigures.of(result, report.clip) for result in report.throughput],
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file that `write` wrote.
 
         Raises:
             SettingsError: it is none.
@@ -160,3 +198,11 @@ class OldReport(BaseModel):
             raise SettingsError(
                 f"{path}: {where}: {first['msg']}: expected a file of this version's `jointrt bench --json`"
             ) from None
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        replace_file(path, (self.model_dump_json(indent=1) + "\n").encode())

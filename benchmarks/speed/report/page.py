@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from html import escape
 
-from ...html_page import document, fact_list, picture
+from ...html_page import data_address, render
 from ..bench import BenchReport
 from .tables import Grid
 
@@ -26,15 +25,8 @@ def as_page(report: BenchReport, grids: Iterable[Grid], pictures: Mapping[str, b
         grids: the tables to show.
         pictures: PNGs of `draw_plots`.
     """
-    environment = dataclasses.asdict(report.environment)
-    facts = {name: str(value) for name, value in environment.items() if value is not None}
+    facts = {name: value for name, value in dataclasses.asdict(report.environment).items() if value is not None}
     facts["clip"] = f"{report.clip.path.name}, {report.clip.size[1]}x{report.clip.size[0]}"
     facts |= {f"bundle {c.setup.bundle}": c.setup.fingerprint for c in report.cases}
-    figures = "".join(picture(png, "png", CAPTIONS[name], CAPTIONS[name]) for name, png in pictures.items())
-    return document("jointrt bench", fact_list(facts) + figures + "".join(map(_table, grids)))
-
-
-def _table(grid: Grid) -> str:
-    head = "".join(f"<th>{escape(name)}" for name in grid.header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) + "\n" for row in grid.rows)
-    return f"<h2>{escape(grid.title)}</h2>\n<table>\n<tr>{head}\n{body}</table>\n<p>{escape(grid.caption)}</p>\n"
+    shown = [{"address": data_address(png, "png"), "caption": CAPTIONS[name]} for name, png in pictures.items()]
+    return render("bench.html", title="jointrt bench", facts=facts, grids=grids, pictures=shown)

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ....errors import OutputError
-from ....files import replace_file
+from ....files import check_writable, replace_file
 from ..bench import BenchReport, BenchRequest, bench
 from ..clip import BenchClip
 from ..environment import Environment
 from ..measure import Setup
 from .against import change_grids, check_comparable
-from .json_file import OldReport, write_json
+from .json_file import ReportFile
 from .tables import as_grids, case_names, unsteady
 
 CONSOLE_WIDTH = 130
@@ -45,9 +45,7 @@ class Outputs:
         Raises:
             OutputError: a folder is not there, or a file is.
         """
-        for file in (self.json, self.html):
-            if file is not None and (file.is_dir() or not file.parent.is_dir()):
-                raise OutputError(f"{file} cannot be written: expected a file in a folder that exists")
+        check_writable(self.json, self.html)
         if self.plots is not None and self.plots.exists() and not self.plots.is_dir():
             raise OutputError(f"{self.plots} is a file: expected a folder for the pictures")
 
@@ -61,7 +59,7 @@ def run_and_report(request: BenchRequest, outputs: Outputs) -> None:
     outputs.check()
     if outputs.plots is not None or outputs.html is not None:
         from .plots import draw_plots
-    old = None if outputs.against is None else OldReport.read(outputs.against)
+    old = None if outputs.against is None else ReportFile.read(outputs.against)
 
     def check(environment: Environment, clip: BenchClip, setups: Sequence[Setup]) -> None:
         if old is not None and outputs.against is not None:
@@ -75,7 +73,7 @@ def run_and_report(request: BenchRequest, outputs: Outputs) -> None:
         console.print(grid.as_rich())
     _warn(report)
     if outputs.json is not None:
-        write_json(report, outputs.json)
+        ReportFile.of(report).write(outputs.json)
     if outputs.plots is None and outputs.html is None:
         return
     pictures = draw_plots(report)

@@ -135,6 +135,10 @@ def _title(name: str, case: Measurement, report: BenchReport) -> str:
 
 def _remarks(case: Measurement, report: BenchReport, peak: float) -> Iterator[str]:
     yield f"{1e3 / case.amortised_frame_ms:.1f} frames/s over {len(case.rounds)} update periods"
+    if case.queued is not None:
+        yield f"{case.queued:.1f} frames/s where the host works ahead"
+    if case.setup.on_device:
+        yield case.setup.choice.runs_on(report.environment.gpu)
     ratio = case.trunk_ratio()
     if ratio is not None:
         yield f"frame / trunk {as_text(ratio)}"
@@ -142,7 +146,8 @@ def _remarks(case: Measurement, report: BenchReport, peak: float) -> Iterator[st
     yield f"kept apart: {case.fill_seconds:.1f} s to load and fill, {warm.calls} warm-up frames of {warm.mean:.1f} ms"
     if case.resident_mb is not None:
         yield f"resident {case.resident_mb:.0f} MB"
-    yield f"peak of the process {report.peak_mb:.0f} MB"
+    if report.peak_mb is not None:
+        yield f"peak of the process {report.peak_mb:.0f} MB"
     if peak:
         yield f"GEMM {peak:.0f} GFLOP/s"
     if not case.steady():
@@ -158,7 +163,7 @@ def unsteady(case: Measurement) -> str:
 def as_text(ratio: Ratio) -> str:
     """Value and 95 % interval."""
     if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.2f} (one round: no interval)"
+        return f"{ratio.value:.2f} (no interval: one round only, or no scipy)"
     return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 

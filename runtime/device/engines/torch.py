@@ -112,7 +112,7 @@ class TorchEngine:
         self.graph = graph
         ports = (*graph.inputs(), *graph.outputs())
         self.ports: Mapping[str, Port] = {
-            p.name: Port(name=p.name, shape=p.shape, dtype=port_dtype(p.name, precision)) for p in ports
+            port.name: port.model_copy(update={"dtype": port_dtype(port.name, precision)}) for port in ports
         }
 
     def bind(self, arrays: Mapping[str, DeviceArray]) -> BoundGraph:

@@ -17,12 +17,12 @@ from jointrt.benchmarks.speed.bench import BenchRequest, bench, whole_numbers
 from jointrt.benchmarks.speed.clip import CLIP, BenchClip
 from jointrt.benchmarks.speed.measure import turns
 from jointrt.benchmarks.speed.report.against import change_grids
-from jointrt.benchmarks.speed.report.json_file import OldReport, as_json, settings_hash, write_json
+from jointrt.benchmarks.speed.report.json_file import ReportFile, settings_hash
 from jointrt.benchmarks.speed.report.page import as_page
 from jointrt.benchmarks.speed.report.plots import draw_plots
 from jointrt.benchmarks.speed.report.tables import INDUCTION, as_grids, case_names
 from jointrt.benchmarks.speed.throughput import run_clips
-from jointrt.benchmarks.speed.trunk import without_outputs
+from jointrt.benchmarks.speed.trunk import trunk_model
 from jointrt.errors import BundleError, MaskError, SettingsError
 from jointrt.export.checkpoint.network import bundle_network
 from jointrt.export.parity.reference import reference_segmenter
@@ -68,21 +68,16 @@ def report(tiny_bundle, clip):
     return bench(request)
 
 
-def test_the_trunk_is_what_the_onnx_library_extracts(tiny_bundle, tmp_path):
+def test_the_trunk_is_the_backbone_without_the_adjusters(tiny_bundle):
     source = tiny_bundle.path("backbone.onnx")
     layers = [f"layer{i}" for i in (1, 2, 3, 4)]
-    extracted = tmp_path / "extracted.onnx"
-    onnx.utils.extract_model(str(source), str(extracted), ["crop"], layers)
-    cut = without_outputs(source.read_bytes(), {"x_tra", "x_ind"})
-    ours, theirs = onnx.load_from_string(cut), onnx.load(str(extracted))
-    assert [n.name for n in ours.graph.node] == [n.name for n in theirs.graph.node]
+    cut = trunk_model(source)
+    assert len(onnx.load_from_string(cut).graph.node) < len(onnx.load(str(source)).graph.node)
     crop = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 128)).astype(np.float32)
-    results = [
-        onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(layers, {"crop": crop})
-        for model in (cut, str(extracted))
-    ]
-    for a, b in zip(*results, strict=True):
-        np.testing.assert_array_equal(a, b)
+    sessions = [onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]) for m in (cut, str(source))]
+    assert [o.name for o in sessions[0].get_outputs()] == layers
+    for alone, among in zip(*(session.run(layers, {"crop": crop}) for session in sessions), strict=True):
+        np.testing.assert_allclose(alone, among, rtol=1e-4, atol=1e-4)
 
 
 def test_a_measurement_adds_up(report):
@@ -118,9 +113,9 @@ def test_gflop_follow_the_memory(report):
 
 def test_json_has_the_first_case_at_the_top(report, tmp_path):
     path = tmp_path / "bench.json"
-    write_json(report, path)
+    ReportFile.of(report).write(path)
     stored = json.loads(path.read_text())
-    assert stored == json.loads(json.dumps(as_json(report)))
+    assert ReportFile.read(path) == ReportFile.of(report)
     assert stored["amortised_frame_ms"] == pytest.approx(np.mean(report.cases[0].frames))
     assert stored["trunk_ms"] == pytest.approx(np.median(report.cases[0].trunk))
     assert {"processor", "cores", "onnxruntime", "torch", "python", "jointrt"} <= set(stored["environment"])
@@ -177,6 +172,34 @@ def test_backends_are_swept_beside_one_reference(tiny_bundle, clip):
     assert found.cases[2].gflop == found.cases[0].gflop
 
 
+def test_what_runs_on_a_device_is_a_case_beside_others(tiny_bundle, clip, tmp_path):
+    """The device's orchestrator, on the CPU: whole frames, and the rate at which queued frames come back."""
+    request = BenchRequest(
+        bundles=(str(tiny_bundle.folder),), backends=("torch", "onnxruntime"), threads=(1,), source=clip, periods=3
+    )
+    found = bench(request)
+    on_device, on_host = found.cases
+    assert on_device.setup.backend == "torch"
+    assert len(on_device.frames) == len(on_host.frames) == 3 * 2
+    assert not on_device.stages and not on_device.trunk and not on_device.gflop
+    assert on_device.queued > 0 and on_host.queued is None
+    path = tmp_path / "device.json"
+    ReportFile.of(found).write(path)
+    assert ReportFile.read(path).cases[0].frames_per_second_queued == on_device.queued
+    assert "where the host works ahead" in as_grids(found)[0].caption
+    assert set(draw_plots(found)) == {"stages", "frames"}
+    with pytest.raises(SettingsError, match="without --device"):
+        bench(dataclasses.replace(request, reference=True))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CLIP.parents[1] / "benchmarks" / "results").glob("*/*.json")), ids=lambda path: path.stem
+)
+def test_results_that_are_kept_can_be_compared_with(path):
+    stored = ReportFile.read(path)
+    assert stored.amortised_frame_ms == stored.cases[0].amortised_frame_ms
+
+
 def test_cases_take_turns_there_and_back():
     assert list(turns([2, 2, 2])) == [[0, 1, 2], [2, 1, 0]]
     assert list(turns([3, 1])) == [[0, 1], [0], [0]]
@@ -201,8 +224,8 @@ def test_the_reference_goes_on_from_a_bundles_memory(tiny_bundle, clip):
 
 def test_an_earlier_run_is_compared_stage_by_stage(report, tmp_path):
     path = tmp_path / "old.json"
-    write_json(report, path)
-    (grid, *_) = change_grids(OldReport.read(path), report)
+    ReportFile.of(report).write(path)
+    (grid, *_) = change_grids(ReportFile.read(path), report)
     rows = {row[0]: row for row in grid.rows}
     assert set(rows) == STAGES | {"frame", "(trunk alone)"}
     assert all(row[1] == row[2] and row[3] == "+0.0%" for row in rows.values())
@@ -244,7 +267,7 @@ _KEPT = {}
 
 def _old(request):
     if not _KEPT:
-        _KEPT.update(as_json(bench(request)))
+        _KEPT.update(ReportFile.of(bench(request)).model_dump(mode="json"))
     return json.loads(json.dumps(_KEPT))
 
 
@@ -253,9 +276,9 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     for content in ("[]", "{", '{"cases": 1}'):
         path.write_text(content)
         with pytest.raises(SettingsError, match=r"old\.json: .* --json"):
-            OldReport.read(path)
+            ReportFile.read(path)
     with pytest.raises(SettingsError, match="cannot be read"):
-        OldReport.read(tmp_path / "none.json")
+        ReportFile.read(tmp_path / "none.json")
 
 
 def test_the_bundle_may_differ_and_is_told_apart(report):

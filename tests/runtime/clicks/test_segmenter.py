@@ -9,7 +9,9 @@ from jointrt import Click, ClickSegmenter
 from jointrt.errors import BundleError, DeviceError, MaskError, SettingsError
 from jointrt.export.parity.graphs import read_clip
 from jointrt.runtime.bundle import Bundle, find_bundle, is_for_clicks
+from jointrt.runtime.clicks.bundle import ClickBundle
 from jointrt.runtime.clicks.prompts import box_of
+from jointrt.runtime.clicks.segmenter import load_click_engines
 from jointrt.runtime.clicks.simulated import next_click
 
 pytestmark = pytest.mark.skipif(not is_for_clicks(find_bundle("lite").parent / "clicks"), reason="no clicks")
@@ -68,17 +70,16 @@ def test_a_mask_depends_on_what_is_given_alone(picture, segmenter):
 
 
 def test_the_picture_is_looked_at_once_while_the_crop_stays(picture):
-    segmenter = ClickSegmenter.load()
-    segmenter.set_image(picture[0])
-    runs = []
-    inner = segmenter._engines["features"]
+    bundle = ClickBundle.open("clicks")
+    engines, runs = load_click_engines(bundle, 1), []
 
     class Counted:
         def run(self, inputs, outputs):
             runs.append(1)
-            inner.run(inputs, outputs)
+            engines["features"].run(inputs, outputs)
 
-    segmenter._engines = {**segmenter._engines, "features": Counted()}
+    segmenter = ClickSegmenter(bundle, {**engines, "features": Counted()})
+    segmenter.set_image(picture[0])
     box = box_of(picture[1] == 2)
     mask = segmenter.predict(box=box)
     for x in (360, 400, 420):

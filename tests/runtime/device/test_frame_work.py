@@ -59,5 +59,5 @@ def test_compiled_windows_are_those_of_the_host_to_the_bit():
     for i, probability in enumerate(arrays[0].cpu().numpy()):
         tracker.state = TargetState(pos[i].copy(), scale[i, 0], base[i].copy())
         tracker.state.update(probability, (0, 0))
-        w = tracker._search_window(SIZE)
+        w = tracker.search_window(SIZE)
         assert found[i].tolist() == [w.top, w.left, w.bottom, w.right, w.stride, *w.offset], i

@@ -10,8 +10,8 @@ from jointrt.errors import BundleError, DeviceError
 from jointrt.export.build.tensorrt import write_typed
 from jointrt.export.checkpoint.network import bundle_network
 from jointrt.export.graphs.few_shot_loop import write_loops
-from jointrt.export.parity.engines import engine_failures, measure_engines
-from jointrt.export.parity.graphs import read_clip
+from jointrt.export.parity.engines import measure_engines
+from jointrt.export.parity.graphs import failures, read_clip
 from jointrt.export.parity.torch_device import TorchDevice
 from jointrt.runtime.bundle import Bundle
 from jointrt.runtime.clock import StageClock
@@ -156,12 +156,12 @@ def test_the_gate_of_a_build(fixed_graphs, engines_bundle, kind):
     else:
         engines = {n: queued.engine for n, queued in on_host(engines_bundle, device).items()}
     parity = measure_engines(engines, manifest.graphs, device, net, manifest.defaults)
-    assert engine_failures(parity, manifest.precision) == []
+    assert failures(parity, manifest.precision) == []
     assert {g.graph for g in parity.graphs} == set(manifest.graphs)
     if kind == "torch":
         torch.nn.init.zeros_(net.label_encoder.head_W.weight)
         worse = measure_engines(engines, manifest.graphs, device, net, manifest.defaults)
-        assert engine_failures(worse, manifest.precision)[0].startswith("label_encoder: relative L2 error")
+        assert failures(worse, manifest.precision)[0].startswith("label_encoder: relative L2 error")
 
 
 def test_it_goes_on_from_its_state(engines_bundle, disc):
