@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.text import Text
 
-from ..errors import DependencyError, DeviceError, OutputError, SettingsError
+from ..errors import DependencyError, SettingsError
 from ..model.backbone import EfficientNetLite0
 from ..model.network import JointNet
-from .clips.batches import BatchMaker, Prefetcher, validation_batches
-from .files import BEST, CHECKPOINT, LAST, init_weights, load_checkpoint, save_checkpoint, save_weights, write_whole
+from .clips.batches import Batch, BatchMaker, Prefetcher, validation_batches
+from .files import RunFolder, init_weights
 from .frame_store import FrameStore
+from .loop import Meter, Report, launch_fabric, progress_bar
 from .material import find_material
 from .pretrained import load_imagenet
 from .settings import TrainSettings, preset
 
-SETTINGS = "settings.json"
 _REPORT_EVERY = 20
 _HOST_ROOM = 4 << 30
 _DEVICE_SHARE = 0.5
@@ -139,27 +131,56 @@ def train(request: TrainRequest) -> TrainOutcome:
 
 
 def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
-    from lightning_fabric import Fabric
-
     from .record import Record
-    from .trainer import Meter, Progress, Trainer
+    from .trainer import Progress, Trainer
 
-    try:
-        fabric = Fabric(accelerator=request.device, devices=request.devices, precision=request.precision)  # type: ignore[arg-type]
-    except (ValueError, RuntimeError) as error:
-        raise DeviceError(f"device {request.device!r}, precision {request.precision!r}: {error}") from None
-    fabric.launch()
-    _check_folder(request, settings)
+    fabric = launch_fabric(request.device, request.devices, request.precision)
+    folder = RunFolder(request.out, settings.to_dict(), request.resume)
     console = Console(stderr=True, quiet=not fabric.is_global_zero)
     torch.manual_seed(settings.seed)
-    net = new_network(settings, request.init)
-    trainer = Trainer(settings, fabric, net)
-    best = math.nan
+    trainer = Trainer(settings, fabric, new_network(settings, request.init))
     if request.resume:
-        state = load_checkpoint(request.out / CHECKPOINT)
-        trainer.load_state_dict(state["trainer"])
-        best = float(state["best_J"])
-    store = FrameStore(fabric.device, _room(fabric.device))
+        trainer.load_state_dict(folder.restore())
+    maker, validation = _read_data(request, settings, fabric.device, console)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        folder.begin()
+    record = Record(request.out, trainer.step) if fabric.is_global_zero else None
+    with Prefetcher(maker) as batches, progress_bar(settings.steps, trainer.step, console) as bar:
+        report = Report(
+            settings,
+            folder,
+            fabric,
+            trainer,
+            validate=(lambda: trainer.validate(validation)) if validation else None,
+            record=record,
+            meter=Meter(settings.batch, lambda: batches.waited),
+            console=console,
+            source=f"{request.preset}: {', '.join(folder.resolve().name for folder in request.data)}",
+            minutes=request.minutes,
+            every=_REPORT_EVERY,
+        )
+
+        def after_step(progress: Progress) -> bool:
+            bar(progress.step)
+            if record is not None and progress.step % settings.picture_every == 0:
+                record.add_pictures(progress.step, progress.batch, progress.output.logits)
+            return report(progress.step, progress.values)
+
+        try:
+            trainer.run(batches, after_step)
+        except KeyboardInterrupt:
+            console.print("interrupted; --resume goes on from the last checkpoint")
+    if record is not None:
+        record.close()
+    return TrainOutcome(trainer.step, settings.steps, folder.best_J, folder.weights)
+
+
+def _read_data(
+    request: TrainRequest, settings: TrainSettings, device: torch.device, console: Console
+) -> tuple[BatchMaker, list[Batch]]:
+    """What batches are made from, and the validation's."""
+    store = FrameStore(device, _room(device))
     with console.status("reading the data"):
         material, held = find_material(request.data, store).split(settings.hold_out, settings.held)
         validation = validation_batches(held, store, settings)
@@ -169,60 +190,7 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
         highlight=False,
     )
     per_part = settings.batch // (settings.accumulate * request.devices)
-    deadline = math.inf if request.minutes is None else time.monotonic() + 60 * request.minutes
-    fabric.barrier()
-    if fabric.is_global_zero:
-        _begin_folder(request, settings)
-    record = Record(request.out, trainer.step) if fabric.is_global_zero else None
-
-    source = f"{request.preset}: {', '.join(folder.resolve().name for folder in request.data)}"
-
-    def save() -> None:
-        if fabric.is_global_zero:
-            with trainer.final_weights() as final:
-                save_weights(request.out / LAST, final, source)
-            save_checkpoint(request.out / CHECKPOINT, {"trainer": trainer.state_dict(), "best_J": best})
-
-    with (
-        Prefetcher(BatchMaker(material, store, settings, per_part)) as batches,
-        _bar(settings, trainer, console) as bar,
-    ):
-        meter = Meter(settings.batch, batches)
-
-        def report(progress: Progress) -> bool:
-            nonlocal best
-            bar(progress.step)
-            meter.add(progress.values)
-            step, done = progress.step, progress.step == settings.steps
-            if record is not None and step % settings.picture_every == 0:
-                record.add_pictures(step, progress.batch, progress.output.logits)
-            if step % _REPORT_EVERY == 0 or done:
-                values = meter.read()
-                if validation and (step % settings.validate_every == 0 or done):
-                    values["validation_J"] = score = trainer.validate(validation)
-                    if fabric.is_global_zero and not score <= best:
-                        best = score
-                        with trainer.final_weights() as final:
-                            save_weights(request.out / BEST, final, source)
-                if record is not None:
-                    record.add(step, values)
-                console.print(_line(step, values), highlight=False, soft_wrap=True)
-            # All processes must stop at the same step.
-            stop = bool(fabric.broadcast(time.monotonic() > deadline))
-            if step % settings.save_every == 0 or done or stop:
-                save()
-                if record is not None:
-                    record.draw_curve()
-            return not stop
-
-        try:
-            trainer.run(batches, report)
-        except KeyboardInterrupt:
-            console.print("interrupted; --resume goes on from the last checkpoint")
-    if record is not None:
-        record.close()
-    weights = request.out / (BEST if (request.out / BEST).exists() else LAST)
-    return TrainOutcome(trainer.step, settings.steps, best, weights)
+    return BatchMaker(material, store, settings, per_part), validation
 
 
 def new_network(settings: TrainSettings, init: Path | None) -> JointNet:
@@ -243,70 +211,7 @@ def new_network(settings: TrainSettings, init: Path | None) -> JointNet:
     return net
 
 
-def _check_folder(request: TrainRequest, settings: TrainSettings) -> None:
-    file = request.out / SETTINGS
-    if request.resume:
-        if not file.is_file():
-            raise OutputError(f"{request.out} holds no run: nothing to resume; leave --resume out")
-        before, given = json.loads(file.read_text(encoding="utf-8")), _as_json(settings)
-        changed = sorted(name for name in given if given[name] != before.get(name))
-        if changed:
-            raise SettingsError(
-                f"the run in {request.out} had other settings: {', '.join(changed)}; give the same, or another --out"
-            )
-    elif file.exists():
-        raise OutputError(f"{request.out} holds a run: give --resume to go on, or another --out")
-
-
-def _begin_folder(request: TrainRequest, settings: TrainSettings) -> None:
-    text = json.dumps(_as_json(settings), indent=2) + "\n"
-    try:
-        request.out.mkdir(parents=True, exist_ok=True)
-        write_whole(request.out / SETTINGS, lambda aside: aside.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise OutputError(f"{request.out} cannot be written: {error}; choose another --out") from None
-
-
-def _as_json(settings: TrainSettings) -> dict[str, Any]:
-    """The settings as they are after being written and read."""
-    values: dict[str, Any] = json.loads(json.dumps(settings.to_dict()))
-    return values
-
-
 def _room(device: torch.device) -> int:
     if device.type != "cuda":
         return _HOST_ROOM
     return int(_DEVICE_SHARE * torch.cuda.mem_get_info(device)[0])
-
-
-class _Rate(ProgressColumn):
-    """Steps per second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("- steps/s" if speed is None else f"{speed:.2f} steps/s")
-
-
-@contextmanager
-def _bar(settings: TrainSettings, trainer: Any, console: Console) -> Iterator[Any]:
-    """A progress bar; gives a function of the steps done."""
-    with Bar(
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=settings.steps, completed=trainer.step)
-        yield lambda step: bar.update(task, completed=step)
-
-
-def _line(step: int, values: dict[str, float]) -> str:
-    parts = [f"{name} {values[name]:.4f}" for name in ("loss", "J", "validation_J") if name in values]
-    return (
-        f"step {step}: {', '.join(parts)}, {values['sequences_per_s']:.2f} sequences/s, "
-        f"{100 * values['waiting_share']:.0f} % of the time waiting for data"
-    )

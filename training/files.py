@@ -1,9 +1,9 @@
-"""What a run leaves: checkpoints and weights. Each is written aside and renamed, so that it is always whole."""
+"""What a run leaves: its settings, checkpoints and weights. Each is written aside and renamed: always whole."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import WeightsError
+from ..errors import OutputError, SettingsError, WeightsError
+from ..files import replace_file, write_whole
 from ..model.clicks import ClickNet
 from ..model.network import JointNet
 
 WEIGHTS_FORMAT = "jointrt-weights/1"
+SETTINGS = "settings.json"
 CHECKPOINT = "checkpoint.pt"
 LAST = "last.safetensors"
 BEST = "best.safetensors"
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in its place."""
-    aside = path.with_name(f".{path.name}.part")
-    write(aside)
-    aside.replace(path)
 
 
 def save_weights(path: Path, net: JointNet | ClickNet, source: str) -> None:
@@ -64,13 +59,8 @@ def init_weights(net: JointNet, path: Path) -> None:
         raise WeightsError(f"{path} does not fit the preset's network: {' '.join(str(error).split())}") from None
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Everything that a run needs to go on."""
-    write_whole(path, lambda aside: torch.save(state, aside))
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The reverse of `save_checkpoint`; nothing in the file is run.
+    """What `RunFolder.save` wrote; nothing in the file is run.
 
     Raises:
         WeightsError: the file is missing or damaged.
@@ -82,3 +72,79 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise WeightsError(f"{path} is no whole checkpoint of `jointrt train`: {error}") from None
     return state
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: where it lies.
+        best_J: the best validation score whose weights are kept; NaN before there is one.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], resume: bool) -> None:
+        """Nothing is written yet.
+
+        Args:
+            path: of the folder.
+            settings: of the run, as JSON can hold them.
+            resume: whether the run that lies there goes on.
+
+        Raises:
+            OutputError: there is no run to resume, or one that is not to be resumed.
+            SettingsError: the run there had other settings.
+        """
+        self.path = path
+        self.best_J = math.nan
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))
+        file = path / SETTINGS
+        if not resume:
+            if file.exists():
+                raise OutputError(f"{path} holds a run: give --resume to go on, or another --out")
+            return
+        if not file.is_file():
+            raise OutputError(f"{path} holds no run: nothing to resume; leave --resume out")
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = sorted(name for name, value in self._settings.items() if value != before.get(name))
+        if changed:
+            raise SettingsError(
+                f"the run in {path} had other settings: {', '.join(changed)}; give the same, or another --out"
+            )
+
+    def begin(self) -> None:
+        """Make the folder and write the settings.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error}; choose another --out") from None
+        replace_file(self.path / SETTINGS, (json.dumps(self._settings, indent=2) + "\n").encode())
+
+    def restore(self) -> dict[str, Any]:
+        """The trainer's state in the checkpoint; `best_J` is taken up. Errors as of `load_checkpoint`."""
+        state = load_checkpoint(self.path / CHECKPOINT)
+        self.best_J = float(state["best_J"])
+        trainer: dict[str, Any] = state["trainer"]
+        return trainer
+
+    def save(self, trainer: dict[str, Any]) -> None:
+        """The checkpoint to go on from."""
+        write_whole(
+            self.path / CHECKPOINT, lambda aside: torch.save({"trainer": trainer, "best_J": self.best_J}, aside)
+        )
+
+    def is_best(self, score: float) -> bool:
+        """Whether a validation score is the best so far, and no NaN; it is remembered then."""
+        if math.isnan(score) or score <= self.best_J:
+            return False
+        self.best_J = score
+        return True
+
+    @property
+    def weights(self) -> Path:
+        """The best weights where there was a validation, else the last."""
+        best = self.path / BEST
+        return best if best.exists() else self.path / LAST

@@ -30,8 +30,8 @@ from safetensors.torch import save
 
 from ..errors import DatasetError, JointError, WeightsError
 from ..files import replace_file
-from .command import SETTINGS, TrainRequest, train
-from .files import CHECKPOINT, LAST
+from .command import TrainRequest, train
+from .files import CHECKPOINT, LAST, SETTINGS
 from .record import LOG
 
 MIB = 1 << 20

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DependencyError
+from ..files import write_whole
 from .clips.batches import Batch
-from .files import write_whole
 
 LOG = "log.csv"
 CURVE = "curve.png"

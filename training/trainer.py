@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -221,37 +220,3 @@ class Trainer:
             ]
         self.module.train()
         return torch.cat(scores).mean().item() if scores else math.nan
-
-
-class Meter:
-    """Means since the last reading, with the speed.
-
-    Attributes:
-        per_step: mini-sequences per step.
-    """
-
-    def __init__(self, per_step: int, batches: Prefetcher) -> None:
-        self.per_step = per_step
-        self.batches = batches
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._steps = 0
-        self._began = time.perf_counter()
-        self._waited = self.batches.waited
-
-    def add(self, values: dict[str, float]) -> None:
-        """The values of one step."""
-        self._steps += 1
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def read(self) -> dict[str, float]:
-        """The means, mini-sequences per second, and the share of the time spent waiting for data; starts anew."""
-        seconds = max(time.perf_counter() - self._began, 1e-9)
-        values = {name: total / self._steps for name, total in self._sums.items()}
-        values["sequences_per_s"] = self._steps * self.per_step / seconds
-        values["waiting_share"] = (self.batches.waited - self._waited) / seconds
-        self._reset()
-        return values

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ...errors import DependencyError, DeviceError, OutputError, SettingsError
+from ...errors import DependencyError, SettingsError
 from ...model.clicks import ClickNet
-from ..command import SETTINGS, TrainOutcome
-from ..files import BEST, CHECKPOINT, LAST, load_checkpoint, save_checkpoint, save_weights, write_whole
+from ..command import TrainOutcome
+from ..files import RunFolder
 from ..frame_store import FrameStore
+from ..loop import Meter, Report, launch_fabric, progress_bar
 from ..material import find_material
 from ..pretrained import load_imagenet
 from .files import init_click_weights
-from .samples import ClickSamples
+from .samples import ClickSamples, Sample
 from .settings import PRESETS, ClickSettings
 
 _REPORT_EVERY = 50
@@ -107,24 +104,56 @@ def train_clicks(request: ClickRequest) -> TrainOutcome:
 
 
 def _run(request: ClickRequest, settings: ClickSettings) -> TrainOutcome:
-    from lightning_fabric import Fabric
-
     from ..record import Record
-    from .trainer import ClickTrainer, validation_samples
+    from .trainer import ClickTrainer
 
-    try:
-        fabric = Fabric(accelerator=request.device, devices=1, precision=request.precision)  # type: ignore[arg-type]
-    except (ValueError, RuntimeError) as error:
-        raise DeviceError(f"device {request.device!r}, precision {request.precision!r}: {error}") from None
+    fabric = launch_fabric(request.device, 1, request.precision)
+    folder = RunFolder(request.out, settings.to_dict(), request.resume)
     console = Console(stderr=True)
-    _check_folder(request, settings)
     torch.manual_seed(settings.seed)
     trainer = ClickTrainer(settings, fabric, _new_network(settings, request.init))
-    best = math.nan
     if request.resume:
-        state = load_checkpoint(request.out / CHECKPOINT)
-        trainer.load_state_dict(state["trainer"])
-        best = float(state["best_J"])
+        trainer.load_state_dict(folder.restore())
+    samples, validation = _read_data(request, settings, console)
+    folder.begin()
+    record = Record(request.out, trainer.step)
+
+    def validate() -> float:
+        boxed, clicked = trainer.validate(validation)
+        console.print(f"validation: J {boxed:.4f} after a box, {clicked:.4f} after clicks", highlight=False)
+        return (boxed + clicked) / 2
+
+    with progress_bar(settings.steps, trainer.step, console) as bar:
+        report = Report(
+            settings,
+            folder,
+            fabric,
+            trainer,
+            validate=validate if validation else None,
+            record=record,
+            meter=Meter(settings.batch, lambda: 0.0),
+            console=console,
+            source=request.preset,
+            minutes=request.minutes,
+            every=_REPORT_EVERY,
+        )
+
+        def after_step(values: dict[str, float]) -> bool:
+            bar(trainer.step)
+            return report(trainer.step, values)
+
+        try:
+            trainer.run(samples, after_step)
+        except KeyboardInterrupt:
+            console.print("interrupted; --resume goes on from the last checkpoint")
+    record.close()
+    return TrainOutcome(trainer.step, settings.steps, folder.best_J, folder.weights)
+
+
+def _read_data(request: ClickRequest, settings: ClickSettings, console: Console) -> tuple[ClickSamples, list[Sample]]:
+    """What crops are made from, and the validation's."""
+    from .trainer import validation_samples
+
     # Crops are cut and clicked on by the host, whatever the network learns on.
     store = FrameStore(torch.device("cpu"), _ROOM)
     with console.status("reading the data"):
@@ -135,57 +164,7 @@ def _run(request: ClickRequest, settings: ClickSettings) -> TrainOutcome:
         f"{', '.join(film.name for film in held) or 'no films'} kept for validation; {material.refused} items refused",
         highlight=False,
     )
-    _begin_folder(request, settings)
-    record = Record(request.out, trainer.step)
-    samples = ClickSamples(material, store, settings.crop, settings.films, settings.rounds)
-    deadline = math.inf if request.minutes is None else time.monotonic() + 60 * request.minutes
-    sums: dict[str, float] = {}
-    began = time.perf_counter()
-
-    def save() -> None:
-        save_weights(request.out / LAST, trainer.averaged, request.preset)
-        save_checkpoint(request.out / CHECKPOINT, {"trainer": trainer.state_dict(), "best_J": best})
-
-    with _bar(settings, trainer.step, console) as bar:
-
-        def report(values: dict[str, float]) -> bool:
-            nonlocal best, began
-            step, done = trainer.step, trainer.step == settings.steps
-            bar.update(bar.task_ids[0], completed=step)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
-            if step % _REPORT_EVERY == 0 or done:
-                count = step % _REPORT_EVERY or _REPORT_EVERY
-                means = {name: value / count for name, value in sums.items()}
-                means["sequences_per_s"] = count * settings.batch / (time.perf_counter() - began)
-                if validation and (step % settings.validate_every == 0 or done):
-                    boxed, clicked = trainer.validate(validation)
-                    means["validation_J"] = score = (boxed + clicked) / 2
-                    console.print(f"validation: J {boxed:.4f} after a box, {clicked:.4f} after clicks", highlight=False)
-                    if not score <= best:
-                        best = score
-                        save_weights(request.out / BEST, trainer.averaged, request.preset)
-                record.add(step, means)
-                console.print(
-                    f"step {step}: loss {means['loss']:.4f}, J {means['J']:.4f}, "
-                    f"{means['sequences_per_s']:.1f} crops/s",
-                    highlight=False,
-                )
-                sums.clear()
-                began = time.perf_counter()
-            stop = time.monotonic() > deadline
-            if step % settings.save_every == 0 or done or stop:
-                save()
-                record.draw_curve()
-            return not stop
-
-        try:
-            trainer.run(samples, report)
-        except KeyboardInterrupt:
-            console.print("interrupted; --resume goes on from the last checkpoint")
-    record.close()
-    weights = request.out / (BEST if (request.out / BEST).exists() else LAST)
-    return TrainOutcome(trainer.step, settings.steps, best, weights)
+    return ClickSamples(material, store, settings.crop, settings.films, settings.rounds), validation
 
 
 def _new_network(settings: ClickSettings, init: Path | None) -> ClickNet:
@@ -195,46 +174,3 @@ def _new_network(settings: ClickSettings, init: Path | None) -> ClickNet:
     else:
         init_click_weights(net, init)
     return net
-
-
-def _check_folder(request: ClickRequest, settings: ClickSettings) -> None:
-    file = request.out / SETTINGS
-    if request.resume:
-        if not file.is_file():
-            raise OutputError(f"{request.out} holds no run: nothing to resume; leave --resume out")
-        before, given = json.loads(file.read_text(encoding="utf-8")), _as_json(settings)
-        changed = sorted(name for name in given if given[name] != before.get(name))
-        if changed:
-            raise SettingsError(
-                f"the run in {request.out} had other settings: {', '.join(changed)}; give the same, or another --out"
-            )
-    elif file.exists():
-        raise OutputError(f"{request.out} holds a run: give --resume to go on, or another --out")
-
-
-def _begin_folder(request: ClickRequest, settings: ClickSettings) -> None:
-    text = json.dumps(_as_json(settings), indent=2) + "\n"
-    try:
-        request.out.mkdir(parents=True, exist_ok=True)
-        write_whole(request.out / SETTINGS, lambda aside: aside.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise OutputError(f"{request.out} cannot be written: {error}; choose another --out") from None
-
-
-def _as_json(settings: ClickSettings) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(json.dumps(settings.to_dict()))
-    return values
-
-
-def _bar(settings: ClickSettings, done: int, console: Console) -> Progress:
-    bar = Progress(
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    bar.add_task("", total=settings.steps, completed=done)
-    return bar

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,10 @@ class ClickTrainer:
         """The network of the mean weights, in eval mode."""
         module: ClickNet = self._mean.module  # type: ignore[assignment]
         return module.eval()
+
+    def final_weights(self) -> AbstractContextManager[ClickNet]:
+        """The network that a user would get: that of the mean weights."""
+        return nullcontext(self.averaged)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that further steps depend on, but for the settings, the data and the crops in the pool."""
