@@ -35,6 +35,27 @@ def write_bundle(folder, manifest, **changes):
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """A function of a name and of what makes a bundle there; processes of one run make it once and share it."""
+    from filelock import FileLock
+    from jointrt.runtime.bundle import Bundle
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make_once(name, make):
+        folder = root / "bundles" / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                make(folder)
+        return Bundle.open(folder)
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
 def golden():
     """The folder with outputs of the released code."""
     return DATA / "golden"
@@ -72,11 +93,11 @@ def paper_net(paper_weights):
 
 
 @pytest.fixture(scope="session")
-def paper_bundle(paper_weights, tmp_path_factory):
+def paper_bundle(paper_weights, made_once):
     """The exported bundle of the seeded weights; its parity gate was passed."""
     from jointrt.export.build.bundle import export_bundle
 
-    return export_bundle(paper_weights, tmp_path_factory.mktemp("bundles") / "paper", include_weights=False)
+    return made_once("paper", lambda out: export_bundle(paper_weights, out, include_weights=False))
 
 
 @pytest.fixture(scope="session")
@@ -112,21 +133,21 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory):
+def tiny_bundle(made_once):
     """The shipped weights with small crops and a small memory."""
     from jointrt.export.build.bundle import export_bundle
     from jointrt.runtime.bundle import WEIGHTS, find_bundle
 
-    out = tmp_path_factory.mktemp("bundles") / "tiny"
-    return export_bundle(find_bundle("lite") / WEIGHTS, out, crop=(64, 128), memory=3, interval=2)
+    weights = find_bundle("lite") / WEIGHTS
+    return made_once("tiny", lambda out: export_bundle(weights, out, crop=(64, 128), memory=3, interval=2))
 
 
 @pytest.fixture(scope="session")
-def fixed_graphs(tiny_bundle, tmp_path_factory):
+def fixed_graphs(tiny_bundle, made_once):
     """The same with graphs of fixed memory, fp32."""
     from jointrt.export.build.onnxruntime import build_onnx_bundle
 
-    return build_onnx_bundle(tiny_bundle, tmp_path_factory.mktemp("fixed") / "fp32", precision="fp32", memory=3)
+    return made_once("fixed", lambda out: build_onnx_bundle(tiny_bundle, out, precision="fp32", memory=3))
 
 
 @pytest.fixture(scope="session")
