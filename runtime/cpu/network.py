@@ -49,7 +49,8 @@ class OnnxNetwork:
         self.denominator_sum = np.zeros_like(self.denominator.array)
         self.spare_C, self.spare_D = self.buffer("C"), self.buffer("D")
         self.spare_C_new, self.spare_D_new = self.buffer("C"), self.buffer("D")
-        self.terms = TermPool(partial(self.buffer, "C"), partial(self.buffer, "D"))
+        # Not through this network: one that holds itself keeps its engines until the collector comes.
+        self.terms = TermPool(*(partial(Buffer.zeros, *self.shape(port)) for port in ("C", "D")))
         self.spare_term = self.terms.new_term(0, 0)
         self.omega_next = self.buffer("omega")
         _, D, _, n = self.shape("residual")

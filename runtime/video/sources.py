@@ -279,12 +279,17 @@ class _Decoding:
                 yield picture
 
     def _packets(self) -> Iterator[Any]:
-        try:
-            for packet in self.container.demux(self.stream):
-                self.packets += bool(packet.size)
-                yield packet
-        except av.error.FFmpegError:
-            self.damaged += 1
+        while True:
+            try:
+                for packet in self.container.demux(self.stream):
+                    self.packets += bool(packet.size)
+                    yield packet
+            except av.error.FFmpegError:
+                self.damaged += 1
+            except IndexError:
+                # PyAV knows only the streams that were there at first; behind this packet of another it goes on.
+                continue
+            return
 
 
 def _open_container(path: Path) -> Any:

@@ -1,10 +1,12 @@
 """The public interface on a small random network: what must hold whatever the weights."""
 
+import gc
 import importlib.util
 import re
 import subprocess
 import sys
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -223,6 +225,23 @@ def test_memory_is_flat_over_two_thousand_frames(tiny_bundle, disc, tmp_path, ba
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 2 << 20
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_engines_go_with_their_segmenter(tiny_bundle, disc, backend):
+    """Not only when the collector comes: a process of many videos would hold all their engines."""
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    gc.collect()
+    gc.disable()
+    try:
+        segmenter = Segmenter.load(tiny_bundle.folder, threads=1, backend=backend)
+        segmenter.step(*disc(0))
+        engine = weakref.ref(next(iter(segmenter.tracking.network.engines.values())))
+        del segmenter
+        assert engine() is None
+    finally:
+        gc.enable()
 
 
 def test_a_buffer_shares_its_memory():

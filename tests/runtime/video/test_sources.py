@@ -394,3 +394,25 @@ def test_pictures_and_threads_go_as_they_are_read(tmp_path):
             assert threads <= 1
     finally:
         gc.enable()
+
+
+def test_a_stream_that_begins_in_the_middle_is_passed_over(tmp_path):
+    """Recordings joined end to end: sound comes with the second only, and PyAV does not know its packets."""
+    silent = write_video(tmp_path / "a.ts", pictures(9), range(9), Fraction(1, 25), rate=25, container="mpegts")
+    sounding = tmp_path / "b.ts"
+    with av.open(str(sounding), "w", format="mpegts") as output:
+        video, sound = output.add_stream("libx264", rate=25), output.add_stream("aac", rate=48000)
+        video.height, video.width = 48, 80
+        for image in pictures(9):
+            output.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 20000), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 48000
+        output.mux(sound.encode(samples))
+        for stream in (video, sound):
+            output.mux(stream.encode(None))
+    joined = tmp_path / "c.ts"
+    # FFmpeg looks for streams in the first five million bytes, and in the last.
+    times = 5_200_000 // silent.stat().st_size
+    many = silent.read_bytes() * times
+    joined.write_bytes(many + sounding.read_bytes() + many)
+    assert sum(1 for _ in open_source(joined).frames()) == 9 * (2 * times + 1)
