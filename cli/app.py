@@ -35,7 +35,8 @@ EXTRAS = {
     "fsspec": "fleet",
     "s3fs": "fleet",
     "pyarrow": "fleet",
-    "pycocotools": "fleet",
+    "pycocotools": "annotations",
+    "supervision": "annotations",
     "scipy": "bench",
 }
 """Libraries that the base installation lacks, and the extra that brings each."""
