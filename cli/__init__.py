@@ -10,6 +10,7 @@ from . import speed
 from . import bundles
 from . import training
 from . import studio
+from . import serve
 from . import annotations
 from . import machine
 from .app import app, main
@@ -25,6 +26,7 @@ __all__ = [
     "machine",
     "main",
     "segment",
+    "serve",
     "speed",
     "studio",
     "training",

@@ -39,6 +39,7 @@ ALLOWED = {
     "annotations": RUNTIME | {"runtime.job", "runtime.video"},
     "fleet": RUNTIME | {"annotations", "runtime.job", "runtime.video", "runtime.tracking"},
     "studio": RUNTIME | {"annotations", "runtime.clicks", "runtime.job", "runtime.video", "runtime.tracking"},
+    "serve": RUNTIME | {"annotations", "studio"},
     "cli": {"*"},
 }
 
