@@ -175,7 +175,7 @@ BAD = {
     "a mask": message(0, b"", b"x" * 9),
     "cannot be read as a JPEG": message(0, b"nothing of the kind", png(LABELS)),
     "raw frame has 5 bytes": message(0, b"12345", form="raw", size=[64, 96]),
-    "at most 10000": message(0, np.zeros((200, 200, 3), np.uint8)),
+    "at most 10000": message(0, np.zeros((101, 100, 3), np.uint8)),
     "mask is 4x4": message(0, FRAMES[0], png(np.ones((4, 4), np.uint8))),
     "no object to follow": message(0, FRAMES[0]),
     "at most 2": message(0, FRAMES[0], png(np.arange(64 * 96, dtype=np.uint8).reshape(64, 96) % 4)),
@@ -203,6 +203,10 @@ def test_a_broken_client_is_told_and_hurts_no_other():
             socket.recv()
             socket.send(message(5, FRAMES[1]))
             assert "ids that rise" in json.loads(socket.recv())["text"]
+        with opened(address) as socket, pytest.raises(ConnectionClosed) as closed:
+            socket.send(bytes(200_000))
+            socket.recv()
+        assert closed.value.rcvd.code == 1009
         for settings, words in [({"bundle": "../x"}, "not served"), ({"behind": 99}, "behind"), ({"memory": 0}, "mem")]:
             with connect(f"ws://{address}/stream") as socket:
                 socket.send(json.dumps(settings))
