@@ -36,7 +36,7 @@ class Choices(BaseModel):
     """How masks are computed; see `Segmenter.load`."""
 
     model_config = ConfigDict(extra="forbid")
-    bundle: str = Field(default="lite-int8", pattern=r"^[A-Za-z0-9._-]+$")
+    bundle: str = Field(default="lite-int8", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     memory: int | None = Field(default=None, ge=1, le=1000)
     interval: int | None = Field(default=None, ge=1, le=1000)
 
@@ -115,6 +115,10 @@ class Project:
         if not file.exists():
             return np.zeros(self.size[::-1], np.uint8)
         return read_label_map(file, hard=True)
+
+    def has(self, frame: int) -> bool:
+        """Whether a frame has masks."""
+        return (self._masks / f"{frame:06d}.png").exists()
 
     def frames(self) -> list[int]:
         """Frames that have masks."""
