@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from ..errors import JointError, SettingsError
 from .access import Access, Guard
 from .exports import Kind
-from .pages import Studio, encode
+from .pages import Studio
 from .uploads import receive
 
 STATIC = Path(__file__).parent / "static"
@@ -77,9 +77,10 @@ def _router(studio: Studio) -> APIRouter:
         session = studio.working()
         if not 0 <= index < session.frames.count:
             raise SettingsError(f"frame is {index}: expected 0 to {session.frames.count - 1}")
-        if not session.project.has(index):
+        content = session.project.png(index)
+        if content is None:
             return Response(status_code=204, headers=_FRESH)
-        return Response(encode(session.project.labels(index)), media_type="image/png", headers=_FRESH)
+        return Response(content, media_type="image/png", headers=_FRESH)
 
     @router.get("/export/{name}")
     def exported(name: Kind) -> FileResponse:

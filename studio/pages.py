@@ -7,7 +7,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import cv2
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
@@ -15,7 +14,6 @@ from ..errors import JointError, SettingsError
 from ..runtime.bundle import ENGINES
 from ..runtime.video.sources import IMAGE_SUFFIXES, open_source
 from .actions import act
-from .project import Labels
 from .session import Session
 from .uploads import VIDEO_SUFFIXES, bring, read_record
 
@@ -141,9 +139,9 @@ class Studio:
         for page in self._pages.values():
             page.put_nowait(message)
 
-    def show(self, frame: int, labels: Labels) -> None:
-        """Send a frame's masks to all pages."""
-        self.tell(struct.pack("<I", frame) + encode(labels))
+    def show(self, frame: int, masks: bytes) -> None:
+        """Send a frame's masks, a PNG, to all pages."""
+        self.tell(struct.pack("<I", frame) + masks)
 
     async def serve(self, page: WebSocket) -> None:
         """Talk to one page until it is closed."""
@@ -222,11 +220,6 @@ class Studio:
             self._pages[page].put_nowait({"kind": "error", "text": f"{field} is {found}: {wrong['msg'].lower()}"})
         except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             self._pages[page].put_nowait({"kind": "error", "text": f"a message is malformed: {type(error).__name__}"})
-
-
-def encode(labels: Labels) -> bytes:
-    """A label map as a grey PNG, its values the ids."""
-    return cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
 def _has_images(path: Path) -> bool:

@@ -18,14 +18,14 @@ from ..runtime.clicks.prompts import Click
 from ..runtime.clicks.segmenter import ClickSegmenter
 from ..runtime.segmenter import Segmenter
 from .frames import FrameCache
-from .project import Choices, Labels, Project, Seen
+from .project import Choices, Labels, Project, Seen, counted
 from .states import EVERY, States
 
 SAVE_EVERY_S = 1.0
 REACH = 48
 """Pixels about a stretch of the lasso among which its way is sought."""
 Tell = Callable[[dict[str, Any]], None]
-Show = Callable[[int, Labels], None]
+Show = Callable[[int, bytes], None]
 
 
 class Session:
@@ -45,7 +45,7 @@ class Session:
             folder: of its project.
             cache: of all films' JPEGs.
             tell: is given what the page must know.
-            show: is given a frame's new masks.
+            show: is given a frame's new masks as PNG.
 
         Raises:
             JointError: film or project cannot be opened.
@@ -144,7 +144,7 @@ class Session:
             if frame is not None:
                 self._states.forget(frame)
                 self._soft = None
-                self._show(frame, self.project.labels(frame))
+                self._show(frame, self.project.png(frame) or b"")
                 self._tell({"kind": "project", **self.project.describe(), "go": frame})
 
         self._jobs.put(job)
@@ -157,7 +157,7 @@ class Session:
             self._states.clear()
             self._soft = None
             for frame in self.project.remove(object_id):
-                self._show(frame, self.project.labels(frame))
+                self._show(frame, self.project.png(frame) or b"")
             self._tell({"kind": "project", **self.project.describe()})
 
         self._jobs.put(job)
@@ -232,8 +232,8 @@ class Session:
     def _edited(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> None:
         self._soft = None
         self._states.forget(frame)
-        labels = self.project.edit(frame, object_id, region)
-        self._show(frame, labels)
+        content = self.project.edit(frame, object_id, region)
+        self._show(frame, content)
         self._tell({"kind": "project", **self.project.describe()})
 
     def _track(self, frame: int, direction: int, count: int | None) -> None:
@@ -286,10 +286,10 @@ class Session:
                 continue
             given = self.project.record.given.get(at)
             shown = self._with_given(at, labels, given)
-            self.project.computed(at, shown, self._seen(shown, segmenter))
+            content = self.project.computed(at, shown, self._seen(shown, segmenter))
             if at % EVERY == 0 or at == frame:
                 self._states.put(direction, at, segmenter.state_dict())
-            self._show(at, shown)
+            self._show(at, content)
             now = time.monotonic()
             rate = (done + 1) / (now - begun)
             seen = {str(i): item.model_dump() for i, item in self.project.record.seen[at].items()}
@@ -323,7 +323,7 @@ class Session:
         return np.where(np.isin(own, given), own, kept)
 
     def _seen(self, labels: Labels, segmenter: Segmenter) -> dict[int, Seen]:
-        counts = np.bincount(labels.ravel(), minlength=256)
+        counts = counted(labels)
         return {
             i: Seen(area=int(counts[i]), sure=round(float(cv2.mean(p, mask=(labels == i).view(np.uint8))[0]), 3))
             for i, p in segmenter.probabilities().items()

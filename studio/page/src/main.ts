@@ -53,7 +53,7 @@ function connect() {
         return;
       case "project": if (message.made) chosen = message.made; update(message); if (message.go !== undefined) { clicks = []; go(message.go); } return;
       case "progress":
-        busy = true;
+        if (!busy) { busy = true; state(); }
         film!.project.seen[message.frame] = message.seen;
         by("running").textContent = `${film!.project.choices.bundle} · ${message.runs_on} · ${message.fps.toFixed(1)} frames/s · ${Math.max(0, message.left).toFixed(0)} s left`;
         say(`tracking frame ${message.frame + 1}`);
@@ -459,4 +459,4 @@ connect();
 
 // For tests and measurements: where a pixel of the film lies on the page, and what a person can send.
 const toPage = (x: number, y: number): Point => { const [x0, y0] = origin(); return [x0 + x * scale(), y0 + y * scale()]; };
-Object.assign(window, { studio: { toPage, send, go, clicks: () => clicks, given: (at: number) => film?.project.given[at] !== undefined, view: () => ({ zoom, shift, frame, tool, busy, chosen }), project: () => film?.project } });
+Object.assign(window, { studio: { toPage, send, go, clicks: () => clicks, given: (at: number) => film?.project.given[at] !== undefined, view: () => ({ zoom, shift, frame, tool, busy, chosen }), project: () => film?.project, size: () => film?.size } });
