@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -85,7 +85,7 @@ class Project:
             size: the film's width and height.
 
         Raises:
-            OutputError: the folder holds another film's project, or one that cannot be read.
+            OutputError: the folder holds another film's project, or one that cannot be read, or another studio has it.
         """
         self.folder = folder
         self.size = size
@@ -95,6 +95,7 @@ class Project:
         self._file = folder / "project.json"
         self._masks = folder / "masks"
         self._masks.mkdir(parents=True, exist_ok=True)
+        self._alone = _locked(folder / ".lock")
         if not self._file.exists():
             self.record = Record(fingerprint=fingerprint)
             return
@@ -104,6 +105,11 @@ class Project:
             raise OutputError(f"{self._file} cannot be read as a project: move it away to begin anew") from None
         if self.record.fingerprint != fingerprint:
             raise OutputError(f"{folder} is the project of another film: move it away to begin anew")
+
+    def close(self) -> None:
+        """Save, and let another studio have it."""
+        self.save()
+        self._alone.close()
 
     def save(self) -> None:
         """Write the project file aside and rename it."""
@@ -278,6 +284,21 @@ def colours(objects: list[Object]) -> NDArray[np.uint8]:
     for item in objects:
         table[item.id] = [int(item.colour[i : i + 2], 16) for i in (1, 3, 5)]
     return table
+
+
+def _locked(file: Path) -> IO[bytes]:
+    """A file that one process has; the system frees it when that ends, however it does."""
+    stream = file.open("wb")
+    try:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # Windows: nobody is kept out.
+    except OSError:
+        stream.close()
+        raise OutputError(f"another studio works on {file.parent.name}: close that one first") from None
+    return stream
 
 
 def counted(labels: Labels) -> NDArray[np.int64]:

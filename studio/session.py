@@ -78,7 +78,7 @@ class Session:
         self._jobs.put(None)
         self._thread.join()
         self.frames.close()
-        self.project.save()
+        self.project.close()
 
     def click(
         self, frame: int, object_id: int, clicks: list[Click], box: tuple[float, float, float, float] | None

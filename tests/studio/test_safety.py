@@ -178,3 +178,14 @@ def test_a_mask_in_a_project_file_that_unpacks_to_too_much_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="over 16 MiB"):
         uploads.bring(file, tmp_path / "project", (8, 8))
     assert [path.name for path in tmp_path.iterdir()] == ["made.zip"]
+
+
+def test_one_studio_works_on_a_film(tmp_path):
+    film = str(short_clip(tmp_path / "a.mp4", 2, side=8))
+    command = [sys.executable, "-m", "jointrt.cli", "studio", film, "--no-browser"]
+    with served(tmp_path, film):
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 2 and "another studio works on a.mp4" in second.stderr
+    assert "Traceback" not in second.stderr
+    with served(tmp_path, film) as (link, _):
+        assert link.startswith("http")
