@@ -90,19 +90,22 @@ function hello(message: { files: string[]; bundles: string[]; film: Film | null 
   files.value = film.name;
   busy = film.tracking;
   labels.clear(); clicks = []; zoom = 1; shift = [0, 0]; bitmap = null;
-  update(film.project);
+  update(film.project); tint(); draw();
   say("ready");
   go(film.project.frame);
 }
 
 function update(project: Project) {
+  const colours = (of: Project) => of.objects.map((item) => `${item.id}${item.colour}`).join();
+  const recoloured = colours(film!.project) !== colours(project);
   film!.project = project;
   if (!project.objects.some((item) => item.id === chosen)) chosen = project.objects.at(-1)?.id ?? 0;
   by("objects").replaceChildren(...project.objects.map(row));
   by<HTMLSelectElement>("bundle").value = project.choices.bundle;
   by<HTMLInputElement>("memory").value = String(project.choices.memory ?? "");
   by<HTMLInputElement>("interval").value = String(project.choices.interval ?? "");
-  state(); tint(); draw(); drawTimeline();
+  if (recoloured) { tint(); draw(); } else drawOver();
+  state(); drawTimeline();
 }
 
 function row(item: Item): HTMLLIElement {
