@@ -10,12 +10,14 @@ from . import speed
 from . import bundles
 from . import training
 from . import studio
+from . import annotations
 from . import machine
 from .app import app, main
 # isort: on
 
 __all__ = [
     "accuracy",
+    "annotations",
     "app",
     "bundles",
     "clicks",

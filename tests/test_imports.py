@@ -36,8 +36,9 @@ ALLOWED = {
     "benchmarks.speed": RUNTIME | {"model", "runtime.*", "export.*", "benchmarks", "benchmarks.speed.report"},
     "benchmarks.speed.report": RUNTIME | {"benchmarks", "benchmarks.speed"},
     "benchmarks.gpu": RUNTIME | {"model", "runtime.*", "export.*"},
-    "fleet": RUNTIME | {"runtime.job", "runtime.video", "runtime.tracking"},
-    "studio": RUNTIME | {"runtime.clicks", "runtime.job", "runtime.video", "runtime.tracking"},
+    "annotations": RUNTIME | {"runtime.job", "runtime.video"},
+    "fleet": RUNTIME | {"annotations", "runtime.job", "runtime.video", "runtime.tracking"},
+    "studio": RUNTIME | {"annotations", "runtime.clicks", "runtime.job", "runtime.video", "runtime.tracking"},
     "cli": {"*"},
 }
 
