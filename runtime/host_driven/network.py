@@ -1,9 +1,8 @@
 """The network as engines on a device, driven from the host: `network.Network` for whatever runs `DeviceEngine`s.
 
 Crops and mask crops go in through pinned memory, engines are enqueued on one stream one after another, logits come out;
-only for these, and before it fills again what is still
-on its way, does the host wait. Every array is allocated with its object
-or before. A memory has all its slots from the start and `valid` says which hold a frame (see the bundle's graphs).
+only for these does the host wait. Every array is allocated with its object or before, pinned memory when more of it is
+first on its way. A memory has all its slots from the start and `valid` says which hold a frame (see the bundle's graphs).
 """
 
 from __future__ import annotations
@@ -75,6 +74,8 @@ OWN = (
 """Arrays that every object has for itself: last features, filter, memory of both branches."""
 
 
+MOST_STAGED = 16
+"""Times that an input is filled before the host waits."""
 FEATURES = ("x_tra", "x_ind", "key", "C", "D")
 """Arrays of those that hold a crop's features from one frame to the next."""
 
@@ -108,10 +109,16 @@ def port_type(port: Port) -> DType:
 
 @dataclass(slots=True)
 class Staged:
-    """An input on the device and the pinned memory that it is filled from."""
+    """An input on the device and the pinned memories that it is filled from.
 
-    host: NDArray[Any]
+    Attributes:
+        hosts: one for each time that it is filled before the host waits.
+        used: of them, since the host waited.
+    """
+
+    hosts: list[NDArray[Any]]
     device: DeviceArray
+    used: int = 0
 
 
 class EngineNetwork:
@@ -137,7 +144,6 @@ class EngineNetwork:
         self.device, self.settings, self.clock = device, settings, clock
         self._ports = {p.name: p for record in records.values() for p in (*record.inputs, *record.outputs)}
         self.capacity = self.shape("valid")[1]
-        self._filled: set[str] = set()
         with device.current():
             self.staged = {name: self._stage(name) for name in ("crop", "mask", "slot", "sample_weights")}
             self.arrays = {name: self.new(name) for name in SHARED}
@@ -158,21 +164,25 @@ class EngineNetwork:
         return self.device.zeros(self.shape(port), self._dtype(port))
 
     def _stage(self, port: str) -> Staged:
-        return Staged(self.device.pinned(self.shape(port), self._dtype(port)), self.new(port))
+        return Staged([], self.new(port))
 
     def fill(self, port: str, values: NDArray[Any]) -> None:
-        """Write an input's pinned memory and enqueue its way to the device; waits if it is still on its way."""
+        """Write an input's pinned memory, one that is not on its way, and enqueue its way to the device."""
         staged = self.staged[port]
-        if port in self._filled:
+        if staged.used == MOST_STAGED:
             self.wait()
-        self._filled.add(port)
-        staged.host[...] = values
-        self.device.upload(staged.device, staged.host)
+        if staged.used == len(staged.hosts):
+            staged.hosts.append(self.device.pinned(self.shape(port), self._dtype(port)))
+        host = staged.hosts[staged.used]
+        staged.used += 1
+        host[...] = values
+        self.device.upload(staged.device, host)
 
     def wait(self) -> None:
         """Until the stream has done everything."""
         self.device.wait()
-        self._filled.clear()
+        for staged in self.staged.values():
+            staged.used = 0
 
     def new_target(self) -> EngineTarget:
         """Room for one more object."""

@@ -82,7 +82,8 @@ def test_a_restored_object_goes_on_to_the_bit(tiny_bundle, disc):
         np.testing.assert_array_equal(whole.step(frame), second.step(frame))
     expected, found = whole.state_dict(), second.state_dict()
     assert len(expected["object1.target.memory0.terms"]) == 3
-    assert len(expected["object9.target.memory1.terms"]) == 2
+    assert len(expected["object9.target.memory1.terms"]) >= 2
+    assert len(whole.tracking.network.terms.kept) == 5 == len(second.tracking.network.terms.kept)
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
