@@ -15,6 +15,7 @@ from .errors import (
     SettingsError,
     VideoError,
     WeightsError,
+    for_want_of_graphics,
 )
 
 # ONNX Runtime reports its use to Microsoft from its import on, unless told otherwise before.
@@ -58,5 +59,8 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     """The classes of `_LAZY`."""
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name], __name__), name)
+        try:
+            return getattr(import_module(_LAZY[name], __name__), name)
+        except ImportError as error:
+            raise for_want_of_graphics(error) or error from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

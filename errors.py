@@ -39,3 +39,13 @@ class VideoError(JointError):
 
 class WeightsError(JointError):
     """A checkpoint or weights file is truncated, foreign, or its tensors do not fit the model."""
+
+
+def for_want_of_graphics(error: ImportError) -> DependencyError | None:
+    """What to say where OpenCV cannot be loaded because the system has no libGL or libglib; None for other errors."""
+    if isinstance(error, ModuleNotFoundError) or not any(name in str(error) for name in ("libGL", "libgthread")):
+        return None
+    return DependencyError(
+        f"OpenCV cannot be loaded ({error}): install the system's library, or put the OpenCV that needs none in its "
+        "place with `pip uninstall opencv-python` and `pip install opencv-python-headless`"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from .options import (
     MinArea,
     ScoreResize,
     Sequences,
+    Share,
     Weights,
     Windows,
     names_in,
@@ -57,7 +58,8 @@ def evaluate(
     branches: Branches = "both",
     score_resize: ScoreResize = "given",
     min_area: MinArea = None,
-    windows: Windows = "released",
+    windows: Windows = None,
+    share: Share = "exact",
     device: Device = "cpu",
     backend: Backend = "auto",
     threads: Annotated[
@@ -68,8 +70,19 @@ def evaluate(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the masks that OUT holds.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep the complete sequences that OUT holds.")] = False,
+    corrections: Annotated[
+        int | None,
+        typer.Option(
+            help="Correct the worst frame of every sequence, N times, and show J&F by the number of corrected frames.",
+            metavar="N",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Score a bundle, a folder of masks or a baseline on a benchmark: J and F per object, as the DAVIS tool counts."""
+    if corrections is not None:
+        _evaluate_corrections(locals())
+        return
     from rich.console import Console
 
     from ..benchmarks.accuracy.evaluate import EvaluationRequest
@@ -93,6 +106,29 @@ def evaluate(
     if evaluation.left_out:
         print_error(f"{len(evaluation.left_out)} sequences were left out: {', '.join(evaluation.left_out)}")
         sys.exit(1)
+
+
+def _evaluate_corrections(typed: dict[str, Any]) -> None:
+    """`jointrt eval --corrections`, from the command's parameters by name."""
+    from rich.console import Console
+
+    from ..benchmarks.accuracy.corrections import CorrectionRequest, as_table, evaluate_corrections
+    from ..errors import SettingsError
+    from ..runtime.job.console import RunDisplay
+
+    others = ("results", "baseline", "out", "html", "processes", "overwrite", "resume")
+    if given := [f"--{name}" for name in others if typed[name]]:
+        raise SettingsError(f"--corrections and {' and '.join(given)} are given: corrections go without; leave it out")
+    request = record_of(CorrectionRequest, typed, sequences=names_in(typed["sequences"]))
+    with RunDisplay("evaluating") as display:
+        try:
+            results = evaluate_corrections(request, display)
+        except KeyboardInterrupt:
+            display.note("interrupted")
+            sys.exit(130)
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(as_table(results, request.corrections, f"corrections, {request.bundle or 'lite'}"))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..errors import JointError
+from ..errors import JointError, for_want_of_graphics
 
 app = typer.Typer(
     name="jointrt",
@@ -35,6 +35,7 @@ EXTRAS = {
     "fsspec": "fleet",
     "s3fs": "fleet",
     "pyarrow": "fleet",
+    "prometheus_client": "serve",
     "pycocotools": "annotations",
     "supervision": "annotations",
     "scipy": "bench",
@@ -68,11 +69,14 @@ def main() -> None:
         sys.exit(2)
     except typer.Abort:
         sys.exit(130)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         library = (error.name or "").partition(".")[0]
-        if library not in EXTRAS:
+        if graphics := for_want_of_graphics(error):
+            print_error(str(graphics))
+        elif isinstance(error, ModuleNotFoundError) and library in EXTRAS:
+            print_error(f"{library} is not installed: install it with `pip install 'jointrt[{EXTRAS[library]}]'`")
+        else:
             raise
-        print_error(f"{library} is not installed: install it with `pip install 'jointrt[{EXTRAS[library]}]'`")
         sys.exit(2)
 
 

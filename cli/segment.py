@@ -21,6 +21,7 @@ from .options import (
     MinArea,
     On,
     ScoreResize,
+    Share,
     Windows,
     record_of,
 )
@@ -34,8 +35,8 @@ def run(
         Path | None,
         typer.Option(
             "--mask",
-            help="The objects in the first frame: a palette, grey or black-and-white PNG; or a folder of PNGs named "
-            "like frames, in which later ones add objects.",
+            help="The objects in the first frame, or in that of --start-mask: a palette, grey or black-and-white PNG; "
+            "or a folder of PNGs named like frames, in which later ones add objects.",
             show_default="made from --box and --click",
         ),
     ] = None,
@@ -59,13 +60,28 @@ def run(
         int | None, typer.Option(help="Cores for the inference.", show_default="all that the process may use")
     ] = None,
     score_resize: ScoreResize = "given",
-    windows: Windows = "released",
+    windows: Windows = None,
+    share: Share = "exact",
     device: Device = "cpu",
     backend: Backend = "auto",
     min_area: MinArea = None,
     correct: Annotated[
         bool, typer.Option("--correct", help="Later masks correct objects that are followed already.")
     ] = False,
+    backward: Annotated[
+        bool,
+        typer.Option(
+            "--backward", help="Segment also the frames before the first of a folder's masks, backwards from it."
+        ),
+    ] = False,
+    start_mask: Annotated[
+        int | None,
+        typer.Option(
+            help="The frame that the mask, the box or the clicks belong to; from it backwards and forwards.",
+            metavar="FRAME",
+            show_default="the first",
+        ),
+    ] = None,
     hard_mask: Annotated[
         bool, typer.Option("--hard-mask", help="Grey values are ids, even where they look like smoothed edges.")
     ] = False,
@@ -89,7 +105,8 @@ def run(
 ) -> None:
     """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them.
 
-    The objects come from --mask; or one of them is shown by --box, --click and --not in the first frame.
+    The objects come from --mask; or one of them is shown by --box, --click and --not in the first frame, or in that of
+    --start-mask.
     """
     from ..errors import SettingsError, VideoError
     from ..runtime.backends import default_bundle
@@ -103,7 +120,8 @@ def run(
     if mask is None:
         from ..runtime.clicks.job import Prompt, first_mask
 
-        mask = context.with_resource(first_mask(source, start, Prompt.read(box, on or (), beside or ()), threads))
+        shown_in = start if start_mask is None else start_mask
+        mask = context.with_resource(first_mask(source, shown_in, Prompt.read(box, on or (), beside or ()), threads))
     request = record_of(
         Request, locals(), out=out or Path("out") / source.stem, bundle=bundle or default_bundle(backend, device)
     )

@@ -1,14 +1,14 @@
 """What goes over the WebSocket.
 
-The client's first message is text, an `Open` as JSON; the answer is text, `{"kind": "opened", ...}`. Then it sends frames
-as binary messages:
+The client's first message is text, an `Open` as JSON; the answer is text, `{"kind": "opened", ...}`. Then it sends
+frames as binary messages:
 
     length of the header, uint32 little-endian | header, JSON | mask, PNG, of `mask` bytes | frame, JPEG or raw RGB
 
 and receives, in their order, label maps as binary messages of the same kind: a header and a grey PNG whose values are
 the ids; or, for `"labels": "rle"`, a header alone that holds COCO's run lengths. The text `end` asks for what is still
-waiting and a last text, `{"kind": "ended", ...}`. What goes wrong is told by `{"kind": "error", "text": ...}` before the
-server hangs up.
+waiting and a last text, `{"kind": "ended", ...}`. What goes wrong is told by `{"kind": "error", "text": ...}` before
+the server hangs up.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Open(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     bundle: str | None = None
-    behind: int = Field(4, ge=1)
+    behind: int = Field(default=4, ge=1)
     full: Literal["drop", "wait"] = "drop"
     labels: Literal["png", "rle"] = "png"
     memory: int | None = None

@@ -69,6 +69,12 @@ def export(kind: Kind, frames: FrameCache, project: Project, folder: Path, advan
     return target
 
 
+def count_of(kind: Kind, frames: FrameCache, project: Project) -> int:
+    """Frames that an export goes over: all, or those that have masks."""
+    whole = kind in (Kind.OVERLAY, Kind.PRORES, Kind.VP9, Kind.PNGS)
+    return frames.count if whole else len(project.frames())
+
+
 def _go_on(advance: Advance, done: int) -> None:
     if not advance(done):
         raise Stopped

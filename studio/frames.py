@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from ..runtime.video.sources import Frame, open_source
 
 QUALITY = 90
 CACHE_BYTES = 4 << 30
-"""Of JPEGs on disk; the frames least recently asked for go first."""
+"""Of all films' JPEGs on disk; the frames least recently asked for go first, other films' before them."""
 _BLOCK = 16
 """Frames that are held while a film is read backwards."""
 
@@ -27,23 +28,39 @@ class FrameCache:
 
     Attributes:
         source: the film.
+        fingerprint: of its contents.
         count: frames in it.
         size: width and height.
     """
 
     def __init__(self, path: Path, folder: Path, limit: int = CACHE_BYTES) -> None:
+        """Open a film.
+
+        Args:
+            path: the film.
+            folder: of all films' JPEGs; this film's lie in one named by its contents.
+            limit: of bytes in `folder`.
+
+        Raises:
+            VideoError: it cannot be opened.
+        """
         self.source = open_source(path)
+        self.fingerprint = self.source.fingerprint()
         height, width = self.source.size
         self.size = (width, height)
-        self._folder = folder
+        self._folder = folder / self.fingerprint[:32]
         self._limit = limit
         self._sizes: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._full = False
         self._exact: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted(folder.glob("*.jpg")):
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.touch()
+        for file in sorted(self._folder.glob("*.jpg")):
             self._sizes[int(file.stem)] = file.stat().st_size
+        self._total = sum(self._sizes.values())
+        self._limit = limit - self._make_room(folder, limit // 2)
         self.count = self.source.count or sum(1 for _ in self.source.frames())
         self.reached = 0
         self._thread = threading.Thread(target=self._fill, name="jpeg-cache", daemon=True)
@@ -97,6 +114,18 @@ class FrameCache:
             yield from reversed(list(self.source.frames(begin, end)))
             end = begin
 
+    def _make_room(self, folder: Path, limit: int) -> int:
+        """Delete the JPEGs of films not opened for longest. Returns the bytes of those that stay."""
+        total = 0
+        others = [other for other in folder.iterdir() if other.is_dir() and other != self._folder]
+        for other in sorted(others, key=lambda path: -path.stat().st_mtime):
+            size = sum(file.stat().st_size for file in other.glob("*.jpg"))
+            if total + size > limit:
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                total += size
+        return total
+
     def _check(self, index: int) -> None:
         if not 0 <= index < self.count:
             raise SettingsError(f"frame is {index}: expected 0 to {self.count - 1}")
@@ -110,7 +139,7 @@ class FrameCache:
             return
         try:
             for frame in self.source.frames():
-                if self._closed.is_set() or sum(self._sizes.values()) > self._limit:
+                if self._closed.is_set() or self._full:
                     return
                 if frame.index not in self._sizes:
                     self._keep(frame.index, frame.image)
@@ -121,12 +150,13 @@ class FrameCache:
     def _keep(self, index: int, image: NDArray[np.uint8]) -> bytes:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+        replace_file(self._file(index), content)
         with self._lock:
-            replace_file(self._file(index), content)
+            self._total += len(content) - self._sizes.pop(index, 0)
             self._sizes[index] = len(content)
-            total = sum(self._sizes.values())
-            while total > self._limit and len(self._sizes) > 1:
+            while self._total > self._limit and len(self._sizes) > 1:
                 old, size = self._sizes.popitem(last=False)
                 self._file(old).unlink(missing_ok=True)
-                total -= size
+                self._total -= size
+                self._full = True
         return content

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import OutputError, SettingsError
 from ..files import replace_file
-from ..runtime.video.masks import MAX_OBJECTS, distinct_colours, read_label_map, write_label_map
+from ..runtime.video.masks import MAX_OBJECTS, distinct_colours, read_label_map
 
 UNDO = 200
 """Changes that can be undone."""
 Labels = NDArray[np.uint8]
+_COLOUR_TYPE, _GREY = 25, b"\0"  # Of a PNG's header.
 
 
 class Object(BaseModel):
@@ -36,7 +37,7 @@ class Choices(BaseModel):
     """How masks are computed; see `Segmenter.load`."""
 
     model_config = ConfigDict(extra="forbid")
-    bundle: str = Field(default="lite-int8", pattern=r"^[A-Za-z0-9._-]+$")
+    bundle: str = Field(default="lite-int8", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     memory: int | None = Field(default=None, ge=1, le=1000)
     interval: int | None = Field(default=None, ge=1, le=1000)
 
@@ -63,10 +64,10 @@ class Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step of undo: a frame before and after, as PNGs, and what was given in it."""
+    """One step of undo: a frame before and after, as PNGs (None: no masks), and what was given in it."""
 
     frame: int
-    before: bytes
+    before: bytes | None
     after: bytes
     given_before: list[int]
     given_after: list[int]
@@ -84,7 +85,7 @@ class Project:
             size: the film's width and height.
 
         Raises:
-            OutputError: the folder holds another film's project, or one that cannot be read.
+            OutputError: the folder holds another film's project, or one that cannot be read, or another studio has it.
         """
         self.folder = folder
         self.size = size
@@ -94,6 +95,7 @@ class Project:
         self._file = folder / "project.json"
         self._masks = folder / "masks"
         self._masks.mkdir(parents=True, exist_ok=True)
+        self._alone = _locked(folder / ".lock")
         if not self._file.exists():
             self.record = Record(fingerprint=fingerprint)
             return
@@ -104,17 +106,38 @@ class Project:
         if self.record.fingerprint != fingerprint:
             raise OutputError(f"{folder} is the project of another film: move it away to begin anew")
 
+    def close(self) -> None:
+        """Save, and let another studio have it."""
+        self.save()
+        self._alone.close()
+
     def save(self) -> None:
         """Write the project file aside and rename it."""
         with self._lock:
             replace_file(self._file, self.record.model_dump_json().encode())
 
     def labels(self, frame: int) -> Labels:
-        """Label map (H, W) of a frame."""
-        file = self._masks / f"{frame:06d}.png"
-        if not file.exists():
+        """Label map (H, W) of a frame.
+
+        Raises:
+            OutputError: the file that holds it is damaged.
+        """
+        content = self.png(frame)
+        if content is None:
             return np.zeros(self.size[::-1], np.uint8)
-        return read_label_map(file, hard=True)
+        labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if labels is None:
+            raise OutputError(f"{self._mask(frame)} is damaged: delete it, or put another in its place")
+        return np.asarray(labels, np.uint8)
+
+    def png(self, frame: int) -> bytes | None:
+        """A frame's masks as a grey PNG, its values the ids; None if there are none."""
+        file = self._mask(frame)
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        return content if content[_COLOUR_TYPE : _COLOUR_TYPE + 1] == _GREY else as_png(read_label_map(file, hard=True))
 
     def frames(self) -> list[int]:
         """Frames that have masks."""
@@ -175,7 +198,7 @@ class Project:
                 labels = self.labels(frame)
                 if (labels == object_id).any():
                     labels[labels == object_id] = 0
-                    self._write(frame, labels)
+                    self._write(frame, as_png(labels))
                     touched.append(frame)
             for ids in (*self.record.given.values(),):
                 if object_id in ids:
@@ -188,19 +211,19 @@ class Project:
             self.save()
             return touched
 
-    def edit(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> Labels:
-        """A person says where an object is in a frame. Returns the frame's labels."""
+    def edit(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> bytes:
+        """A person says where an object is in a frame. Returns the frame's labels as PNG."""
         with self._lock:
             self.object(object_id)
             labels = self.labels(frame)
-            before, given = _png(labels), list(self.record.given.get(frame, []))
+            before, given = self.png(frame), list(self.record.given.get(frame, []))
             labels[labels == object_id] = 0
             labels[region] = object_id
-            after = sorted({*given, object_id})
-            self._undo.append(Change(frame, before, _png(labels), given, after))
+            content, after = as_png(labels), sorted({*given, object_id})
+            self._undo.append(Change(frame, before, content, given, after))
             self._redo.clear()
-            self._put(frame, labels, after)
-            return labels
+            self._put(frame, labels, content, after)
+            return content
 
     def undo(self, *, again: bool = False) -> int | None:
         """Take the last change back, or make it again. Returns its frame; None if there is none."""
@@ -211,16 +234,20 @@ class Project:
             change = taken.pop()
             other.append(change)
             content, given = (change.after, change.given_after) if again else (change.before, change.given_before)
-            labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+            if content is None:
+                content = as_png(np.zeros(self.size[::-1], np.uint8))
+            labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
             alive = [item.id for item in self.record.objects]
-            self._put(change.frame, np.asarray(labels, np.uint8), [i for i in given if i in alive])
+            self._put(change.frame, np.asarray(labels, np.uint8), content, [i for i in given if i in alive])
             return change.frame
 
-    def computed(self, frame: int, labels: Labels, seen: dict[int, Seen]) -> None:
-        """What the network found in a frame; the project file is left for `save`."""
+    def computed(self, frame: int, labels: Labels, seen: dict[int, Seen]) -> bytes:
+        """What the network found in a frame; the project file is left for `save`. Returns the labels as PNG."""
+        content = as_png(labels)
         with self._lock:
-            self._write(frame, labels)
+            self._write(frame, content)
             self.record.seen[frame] = seen
+        return content
 
     def rebuild_seen(self) -> None:
         """Note frames whose masks were written after the project file was."""
@@ -235,8 +262,8 @@ class Project:
             plain: dict[str, Any] = json.loads(self.record.model_dump_json())
             return {**plain, "undo": len(self._undo), "redo": len(self._redo)}
 
-    def _put(self, frame: int, labels: Labels, given: list[int]) -> None:
-        self._write(frame, labels)
+    def _put(self, frame: int, labels: Labels, content: bytes, given: list[int]) -> None:
+        self._write(frame, content)
         self.record.seen[frame] = _areas(labels)
         if given:
             self.record.given[frame] = given
@@ -244,8 +271,11 @@ class Project:
             self.record.given.pop(frame, None)
         self.save()
 
-    def _write(self, frame: int, labels: Labels) -> None:
-        write_label_map(self._masks / f"{frame:06d}.png", labels)
+    def _mask(self, frame: int) -> Path:
+        return self._masks / f"{frame:06d}.png"
+
+    def _write(self, frame: int, content: bytes) -> None:
+        replace_file(self._mask(frame), content)
 
 
 def colours(objects: list[Object]) -> NDArray[np.uint8]:
@@ -256,10 +286,32 @@ def colours(objects: list[Object]) -> NDArray[np.uint8]:
     return table
 
 
+def _locked(file: Path) -> IO[bytes]:
+    """A file that one process has; the system frees it when that ends, however it does."""
+    stream = file.open("wb")
+    try:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # Windows: nobody is kept out.
+    except OSError:
+        stream.close()
+        raise OutputError(f"another studio works on {file.parent.name}: close that one first") from None
+    return stream
+
+
+def counted(labels: Labels) -> NDArray[np.int64]:
+    """Pixels (256,) of each id."""
+    histogram = cv2.calcHist([labels], [0], None, [256], [0, 256])  # In fp32, exact to 16 million pixels.
+    return histogram.ravel().astype(np.int64)
+
+
 def _areas(labels: Labels) -> dict[int, Seen]:
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts = counted(labels)
     return {int(i): Seen(area=int(counts[i]), sure=1.0) for i in np.flatnonzero(counts) if i}
 
 
-def _png(labels: Labels) -> bytes:
+def as_png(labels: Labels) -> bytes:
+    """A label map as a grey PNG, its values the ids."""
     return cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,16 @@ from numpy.typing import NDArray
 from ..errors import JointError, SettingsError
 from ..runtime.clicks.prompts import Click
 from ..runtime.clicks.segmenter import ClickSegmenter
-from ..runtime.segmenter import Segmenter, Snapshot
+from ..runtime.segmenter import Segmenter
 from .frames import FrameCache
-from .project import Choices, Labels, Project, Seen
+from .project import Choices, Labels, Project, Seen, counted
+from .states import EVERY, States
 
-SNAPSHOT_EVERY = 5
-SNAPSHOTS = 8
-"""States of the tracker that are kept, from which a correction goes on."""
 SAVE_EVERY_S = 1.0
+REACH = 48
+"""Pixels about a stretch of the lasso among which its way is sought."""
 Tell = Callable[[dict[str, Any]], None]
-Show = Callable[[int, Labels], None]
+Show = Callable[[int, bytes], None]
 
 
 class Session:
@@ -37,28 +36,39 @@ class Session:
         project: what was made of it.
     """
 
-    def __init__(self, path: Path, folder: Path, tell: Tell, show: Show) -> None:
-        self.frames = FrameCache(path, folder / "frames")
+    def __init__(self, path: Path, name: str, folder: Path, cache: Path, tell: Tell, show: Show) -> None:
+        """Open a film.
+
+        Args:
+            path: the film.
+            name: how a person knows it.
+            folder: of its project.
+            cache: of all films' JPEGs.
+            tell: is given what the page must know.
+            show: is given a frame's new masks as PNG.
+
+        Raises:
+            JointError: film or project cannot be opened.
+        """
+        self.frames = FrameCache(path, cache)
         try:
-            self.project = Project(folder, self.frames.source.fingerprint(), self.frames.size)
+            self.project = Project(folder, self.frames.fingerprint, self.frames.size)
+            self.project.rebuild_seen()
         except JointError:
             self.frames.close()
             raise
-        self.project.rebuild_seen()
-        self.name = path.name
+        self.path, self.name = path, name
         self.tracking = False
         self._tell, self._show = tell, show
         self._stop = threading.Event()
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._latest_click = 0
+        self._latest_click: dict[tuple[int, int], int] = {}
         self._clicker: ClickSegmenter | None = None
         self._clicked: int | None = None
         self._soft: tuple[int, int, NDArray[np.float32]] | None = None
-        self._scissors: tuple[int, Any] | None = None
         self._segmenter: Segmenter | None = None
         self._used: Choices | None = None
-        self._direction = 1
-        self._snapshots: OrderedDict[int, Snapshot] = OrderedDict()
+        self._states = States(folder / "states")
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
@@ -68,19 +78,19 @@ class Session:
         self._jobs.put(None)
         self._thread.join()
         self.frames.close()
-        self.project.save()
+        self.project.close()
 
     def click(
         self, frame: int, object_id: int, clicks: list[Click], box: tuple[float, float, float, float] | None
     ) -> None:
-        """Compute an object's mask from clicks and a box; dropped if another click comes before it is begun."""
+        """Compute an object's mask from clicks and a box; dropped if more of its clicks come before it is begun."""
         self._refuse_while_tracking()
         self.project.object(object_id)
-        self._latest_click += 1
-        turn = self._latest_click
+        place = (frame, object_id)
+        turn = self._latest_click[place] = self._latest_click.get(place, 0) + 1
 
         def job() -> None:
-            if turn != self._latest_click:
+            if turn != self._latest_click[place]:
                 return
             begun = time.perf_counter()
             self._predict(frame, object_id, clicks, box)
@@ -107,20 +117,21 @@ class Session:
 
         self._jobs.put(job)
 
-    def contour(self, frame: int, start: tuple[int, int], end: tuple[int, int]) -> None:
-        """The lasso's way along edges between two points, told as "contour"."""
+    def contour(self, frame: int, leg: int, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """The lasso's way along edges between two points, told as "contour" with the number of the stretch."""
 
         def job() -> None:
-            if self._scissors is None or self._scissors[0] != frame:
-                tool = cv2.segmentation.IntelligentScissorsMB()  # type: ignore[attr-defined]
-                tool.setEdgeFeatureCannyParameters(32, 100)
-                tool.setGradientMagnitudeMaxLimit(200)
-                tool.applyImage(cv2.cvtColor(self.frames.exact(frame), cv2.COLOR_RGB2BGR))
-                self._scissors = (frame, tool)
-            tool = self._scissors[1]
-            tool.buildMap(start)
-            path = np.asarray(tool.getContour(end)).reshape(-1, 2)
-            self._tell({"kind": "contour", "frame": frame, "points": path.tolist()})
+            image = self.frames.exact(frame)
+            corner = np.maximum(np.minimum(start, end) - REACH, 0)
+            right, bottom = np.maximum(start, end) + REACH + 1
+            part = np.ascontiguousarray(image[corner[1] : bottom, corner[0] : right, ::-1])
+            tool = cv2.segmentation.IntelligentScissorsMB()  # type: ignore[attr-defined]
+            tool.setEdgeFeatureCannyParameters(32, 100)
+            tool.setGradientMagnitudeMaxLimit(200)
+            tool.applyImage(part)
+            tool.buildMap((np.array(start) - corner).tolist())
+            path = np.asarray(tool.getContour((np.array(end) - corner).tolist())).reshape(-1, 2) + corner
+            self._tell({"kind": "contour", "leg": leg, "points": path.tolist()})
 
         self._jobs.put(job)
 
@@ -131,9 +142,9 @@ class Session:
         def job() -> None:
             frame = self.project.undo(again=again)
             if frame is not None:
-                self._forget_from(frame)
+                self._states.forget(frame)
                 self._soft = None
-                self._show(frame, self.project.labels(frame))
+                self._show(frame, self.project.png(frame) or b"")
                 self._tell({"kind": "project", **self.project.describe(), "go": frame})
 
         self._jobs.put(job)
@@ -143,9 +154,10 @@ class Session:
         self._refuse_while_tracking()
 
         def job() -> None:
+            self._states.clear()
+            self._soft = None
             for frame in self.project.remove(object_id):
-                self._show(frame, self.project.labels(frame))
-            self._snapshots.clear()
+                self._show(frame, self.project.png(frame) or b"")
             self._tell({"kind": "project", **self.project.describe()})
 
         self._jobs.put(job)
@@ -205,10 +217,12 @@ class Session:
         if self._clicked != frame:
             self._clicker.set_image(self.frames.exact(frame))
             self._clicked, self._soft = frame, None
-        last = self._soft[2] if self._soft is not None and self._soft[:2] == (frame, object_id) else None
-        if last is None:
+        last = None
+        if clicks and self._soft is not None and self._soft[:2] == (frame, object_id):
+            last = self._soft[2]
+        elif clicks:
             there = self.project.labels(frame) == object_id
-            last = there.astype(np.float32) if there.any() and clicks else None
+            last = there.astype(np.float32) if there.any() else None
         mask = self._clicker.predict(clicks, box, last)
         if not (mask > 0.5).any():
             raise SettingsError("nothing was found there: draw a box about the object, or click on it again")
@@ -217,14 +231,10 @@ class Session:
 
     def _edited(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> None:
         self._soft = None
-        labels = self.project.edit(frame, object_id, region)
-        self._forget_from(frame)
-        self._show(frame, labels)
+        self._states.forget(frame)
+        content = self.project.edit(frame, object_id, region)
+        self._show(frame, content)
         self._tell({"kind": "project", **self.project.describe()})
-
-    def _forget_from(self, frame: int) -> None:
-        for at in [at for at in self._snapshots if (at - frame) * self._direction >= 0]:
-            del self._snapshots[at]
 
     def _track(self, frame: int, direction: int, count: int | None) -> None:
         try:
@@ -245,22 +255,21 @@ class Session:
             self._tell({"kind": "status", "text": f"loading {choices.bundle}"})
             self._segmenter = Segmenter.load(choices.bundle, memory=choices.memory, interval=choices.interval)
             self._used = choices.model_copy()
-            self._snapshots.clear()
+            self._states.use(f"{choices.model_dump_json()} {self._segmenter.runs_on}")
 
     def _go_back(self, frame: int, direction: int) -> int:
-        """Restore the tracker to before a frame, or clear it. Returns the frame from which on it must be fed."""
+        """Restore the tracker to before a frame, if it came so far, or clear it. Returns the frame to feed it from."""
         assert self._segmenter is not None
-        if direction != self._direction:
-            self._snapshots.clear()
-            self._direction = direction
-        before = [at for at in self._snapshots if (frame - at) * direction > 0]
-        if not before:
-            self._snapshots.clear()
-            self._segmenter.reset()
-            return frame
-        nearest = max(before) if direction > 0 else min(before)
-        self._segmenter.restore(self._snapshots[nearest])
-        return nearest + direction
+        self._states.forget(frame, direction)
+        at = self._states.before(direction, frame)
+        seen = self.project.record.seen
+        if at is not None and all(k in seen for k in range(at + direction, frame, direction)):
+            state = self._states.get(direction, at)
+            if state is not None:
+                self._segmenter.load_state_dict(state)
+                return at + direction
+        self._segmenter.reset()
+        return frame
 
     def _run(self, begin: int, frame: int, end: int, direction: int) -> None:
         segmenter = self._segmenter
@@ -272,13 +281,15 @@ class Session:
                 return
             at = picture.index
             labels = segmenter.step(picture.image, self._truth(at, segmenter), correct=True)
-            self._snapshot(at, segmenter)
             if (at - frame) * direction < 0:
+                self._tell({"kind": "status", "text": f"going over frame {at + 1} again"})
                 continue
             given = self.project.record.given.get(at)
             shown = self._with_given(at, labels, given)
-            self.project.computed(at, shown, self._seen(shown, segmenter))
-            self._show(at, shown)
+            content = self.project.computed(at, shown, self._seen(shown, segmenter))
+            if at % EVERY == 0 or at == frame:
+                self._states.put(direction, at, segmenter.state_dict())
+            self._show(at, content)
             now = time.monotonic()
             rate = (done + 1) / (now - begun)
             seen = {str(i): item.model_dump() for i, item in self.project.record.seen[at].items()}
@@ -311,16 +322,8 @@ class Session:
         kept = np.where(np.isin(labels, given), np.uint8(0), labels)
         return np.where(np.isin(own, given), own, kept)
 
-    def _snapshot(self, at: int, segmenter: Segmenter) -> None:
-        if at % SNAPSHOT_EVERY:
-            return
-        self._snapshots[at] = segmenter.snapshot()
-        self._snapshots.move_to_end(at)
-        while len(self._snapshots) > SNAPSHOTS:
-            self._snapshots.popitem(last=False)
-
     def _seen(self, labels: Labels, segmenter: Segmenter) -> dict[int, Seen]:
-        counts = np.bincount(labels.ravel(), minlength=256)
+        counts = counted(labels)
         return {
             i: Seen(area=int(counts[i]), sure=round(float(cv2.mean(p, mask=(labels == i).view(np.uint8))[0]), 3))
             for i, p in segmenter.probabilities().items()

@@ -46,6 +46,9 @@ class Request(Options):
         bundle: see `Segmenter.load`.
         hard_mask, keep_255: how given masks are read; see `masks.MaskReading`.
         correct: whether later masks of known objects correct them.
+        backward: whether the frames before the first mask are segmented too, backwards from it.
+        start_mask: number of the frame that a single mask belongs to, from which it goes backwards and forwards; that
+            of the first frame if None.
         every: segment every so many-th frame.
         start: number of the first frame.
         end: number of the first frame not to segment; None for all.
@@ -61,12 +64,24 @@ class Request(Options):
     hard_mask: bool = False
     keep_255: bool = False
     correct: bool = False
+    backward: bool = False
+    start_mask: int | None = None
     every: int = 1
     start: int = 0
     end: int | None = None
     overwrite: bool = False
     resume: bool = False
     overlay: bool = True
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether frames before the first mask are segmented."""
+        return self.backward or self.start_mask is not None
+
+    @property
+    def mask_frame(self) -> int:
+        """Number of the frame that a single mask belongs to."""
+        return self.start if self.start_mask is None else self.start_mask
 
 
 class Display(Protocol):
@@ -150,24 +165,32 @@ class Labelled:
 
     Attributes:
         pending: gives the label map, perhaps only after a wait.
-        stored: whether the mask already lies in the output folder.
+        stored: whether the mask already lies in the output folder, or will be written on the way forwards.
         state: of the segmenter after the frame, where it is to be kept.
+        backwards: whether this is on the way backwards; frames are counted and shown on the way forwards.
     """
 
     frame: Frame
     pending: Pending
     stored: bool
     state: dict[str, NDArray[Any]] | None
+    backwards: bool = False
 
 
 class Job:
-    """A checked request."""
+    """A checked request.
+
+    Attributes:
+        earliest: number of the earliest frame to segment: that of the first mask, unless the run goes backwards too.
+    """
 
     def __init__(self, request: Request, source: Source, masks: GivenMasks, output: OutputFolder) -> None:
         self.request = request
         self.source = source
         self.masks = masks
         self.output = output
+        before = (masks.begin - request.start) // request.every if request.both_ways else 0
+        self.earliest = masks.begin - before * request.every
 
     @classmethod
     def prepare(cls, request: Request) -> Self:
@@ -185,14 +208,15 @@ class Job:
     @classmethod
     def _prepare(cls, request: Request) -> Self:
         source = open_source(request.source, exclude=request.mask)
-        if source.count is not None and request.start >= source.count:
-            raise SettingsError(
-                f"start is {request.start}: expected less than {source.count}, the number of frames of {source.path}"
-            )
+        for name, value in (("start", request.start), ("start-mask", request.mask_frame)):
+            if source.count is not None and value >= source.count:
+                raise SettingsError(
+                    f"{name} is {value}: expected less than {source.count}, the number of frames of {source.path}"
+                )
         masks = GivenMasks.read(
             request.mask,
             source,
-            start=request.start,
+            start=request.mask_frame,
             stop=request.end,
             every=request.every,
             reading=MaskReading(
@@ -222,18 +246,17 @@ class Job:
                 f"note: {foreign} PNGs in {self.output.masks} that no run wrote stay, unless a mask is so called"
             )
         restart, record = self._restart(segmenter, identity, display)
-        if not restart.done and self.masks.begin > self.request.start:
-            display.note(f"begins at frame {self.source.name(self.masks.begin)}, the first that has a mask")
+        if not restart.done:
+            for note in self._ways():
+                display.note(note)
         work = _Inference(self, segmenter, restart, record, display)
-        sink = _ResultWriter(self, self._stored_tally(restart))
-        first = self.masks.begin if self.request.overlay else restart.first
-        frames = self.source.frames(first, self.request.end, self.request.every)
+        sink = _ResultWriter(self)
         display.begin(self._total(), restart.done)
         began = time.perf_counter()
         stop = threading.Event()
         try:
             with _set_on_signal(stop):
-                complete = overlapped(frames, work, sink, stop)
+                complete = self._backwards(restart, work, sink, stop) and self._forwards(restart, work, sink, stop)
             if complete and work.last < self.masks.begin:
                 raise VideoError(
                     f"{self.source.path}: frame {self.masks.begin}, the first to segment, cannot be read: "
@@ -267,6 +290,50 @@ class Job:
             found=sink.tally.found(),
         )
 
+    def _ways(self) -> Iterator[str]:
+        """Where the run begins and which ways it goes, where that is not what was typed."""
+        begin, start = self.masks.begin, self.request.start
+        name = self.source.name(begin)
+        if not self.request.both_ways:
+            if begin > start:
+                yield f"begins at frame {name}, the first that has a mask; --backward segments those before it too"
+            return
+        if self.earliest == begin:
+            yield f"nothing goes backwards: no frame to segment lies before {name}, the first that has a mask"
+        elif later := sorted(frozenset().union(*self.masks.new_ids.values()) - self.masks.new_ids[begin]):
+            listed = ", ".join(map(str, later[:5])) + (f" and {len(later) - 5} more" if len(later) > 5 else "")
+            yield f"backwards from frame {name} only its objects are followed, not those of later masks: {listed}"
+
+    def _backwards(self, restart: Restart, work: _Inference, sink: _ResultWriter, stop: threading.Event) -> bool:
+        """Masks of the frames before the first given one, the nearest first.
+
+        Returns:
+            Whether all are there.
+        """
+        if restart.back >= self.earliest:
+            fresh = restart.back + self.request.every == self.masks.begin
+            frames = self.source.backwards(
+                self.masks.begin if fresh else restart.back, self.earliest, self.request.every
+            )
+            if not overlapped(frames, work.backwards, sink, stop):
+                return False
+            # A run that is resumed knows by it that this way is complete.
+            self.output.save_state(self.earliest, work.segmenter.state_dict())
+        return True
+
+    def _forwards(self, restart: Restart, work: _Inference, sink: _ResultWriter, stop: threading.Event) -> bool:
+        """Masks from the first given one on; with an overlay, stored ones are met again.
+
+        Returns:
+            Whether all are there.
+        """
+        if restart.first == self.masks.begin and self.earliest < self.masks.begin:
+            work.turn()
+        if not self.request.overlay:
+            self._count_stored(restart, sink.tally)
+        first = self.earliest if self.request.overlay else restart.first
+        return overlapped(self.source.frames(first, self.request.end, self.request.every), work, sink, stop)
+
     def _restart(
         self, segmenter: FrameSegmenter, identity: Mapping[str, Any], display: Display
     ) -> tuple[Restart, dict[str, Any]]:
@@ -279,27 +346,35 @@ class Job:
             "end": request.end,
             "every": request.every,
             "correct": request.correct,
+            # Runs that an earlier version left unfinished have no such word.
+            **({"backward": True} if request.both_ways else {}),
         }
+        fresh = Restart.fresh(self.masks.begin, request.every)
         if not request.resume:
-            return Restart.fresh(self.masks.begin), record
+            return fresh, record
         if not self.output.refuse_other_run(record):
             display.note(f"{self.output.path} holds nothing yet: the run begins")
-            return Restart.fresh(self.masks.begin), record
-        restart = take_up(self.output, self.source, self.masks, segmenter, stop=request.end, every=request.every)
+            return fresh, record
+        restart = take_up(
+            self.output,
+            self.source,
+            self.masks,
+            segmenter,
+            earliest=self.earliest,
+            stop=request.end,
+            every=request.every,
+        )
         if restart.done:
             display.note(f"goes on after {restart.done} frames, with the memory they left")
         else:
             display.note(f"begins anew: the memory is stored every {STATE_EVERY} frames, and the run ended before that")
         return restart, record
 
-    def _stored_tally(self, restart: Restart) -> Tally:
-        """Counts of the stored masks that the run does not meet again; with an overlay it meets all of them."""
-        tally = Tally()
-        if not self.request.overlay:
-            for index in range(self.masks.begin, restart.first, self.request.every):
-                name = self.source.name(index)
-                tally.add(name, read_label_map(self.output.mask(name)))
-        return tally
+    def _count_stored(self, restart: Restart, tally: Tally) -> None:
+        """Count the stored masks before the first frame to segment forwards."""
+        for index in range(self.earliest, restart.first, self.request.every):
+            name = self.source.name(index)
+            tally.add(name, read_label_map(self.output.mask(name)))
 
     def _keep(self, work: _Inference) -> None:
         """Keep what a later run needs to go on, or nothing where no mask is complete."""
@@ -310,7 +385,7 @@ class Job:
 
     def _total(self) -> int | None:
         ends = [n for n in (self.source.count, self.request.end) if n is not None]
-        return len(range(self.masks.begin, min(ends), self.request.every)) if ends else None
+        return len(range(self.earliest, min(ends), self.request.every)) if ends else None
 
 
 class _Inference:
@@ -318,7 +393,7 @@ class _Inference:
 
     Attributes:
         begun: whether the output folder was begun.
-        last: number of the last frame that has labels, also of those stored before.
+        last: number of the last frame from the first given mask on that has labels, also of those stored before.
         state_after: number of the frame behind which the segmenter stands; None if it stands nowhere.
     """
 
@@ -333,23 +408,48 @@ class _Inference:
         self.begun = False
         self._since_state = 0
         self.last = restart.first - job.request.every
-        self.state_after = self.last if restart.done else None
+        self.state_after = None
+        if restart.done:
+            self.state_after = self.last if restart.first > job.masks.begin else restart.back + job.request.every
 
     def __call__(self, frame: Frame, /) -> Labelled:
-        restart, output = self.restart, self.job.output
-        stored = frame.index < restart.first
+        """A frame on the way forwards."""
+        stored = frame.index < self.restart.first
         if stored:
-            pending: Pending = Computed(read_label_map(output.mask(frame.name)))
+            pending: Pending = Computed(read_label_map(self.job.output.mask(frame.name)))
         else:
             pending = self._submit(frame, self.job.masks.at(frame.index))
-        if not self.begun:
-            pending.result()
-            output.begin(self.record, resume=restart.done > 0, overlay=self.job.request.overlay)
-            self.begun = True
+        self._begin(pending)
         if not stored:
             self.last = frame.index
             self.display.advance()
         return Labelled(frame, pending, stored, None if stored else self._due_state())
+
+    def backwards(self, frame: Frame, /) -> Labelled:
+        """A frame on the way backwards; that of the first given mask shows the objects only."""
+        begin = self.job.masks.begin
+        given = frame.index == begin
+        pending = self._submit(frame, self.job.masks.at(begin) if given else None)
+        self._begin(pending)
+        self.last = begin
+        if given:
+            self.state_after = None
+        else:
+            self.display.advance()
+        return Labelled(frame, pending, given, None if given else self._due_state(), backwards=True)
+
+    def turn(self) -> None:
+        """The way backwards is complete: the objects are shown anew."""
+        self.segmenter.reset()
+        self.state_after = None
+        self._since_state = 0
+
+    def _begin(self, first: Pending) -> None:
+        """Begin the output folder once the first label map is there."""
+        if not self.begun:
+            first.result()
+            self.job.output.begin(self.record, resume=self.restart.done > 0, overlay=self.job.request.overlay)
+            self.begun = True
 
     def _due_state(self) -> dict[str, NDArray[Any]] | None:
         self._since_state += 1
@@ -373,9 +473,9 @@ class _ResultWriter:
         tally: counts what they show.
     """
 
-    def __init__(self, job: Job, tally: Tally) -> None:
+    def __init__(self, job: Job) -> None:
         self.job = job
-        self.tally = tally
+        self.tally = Tally()
         self.written = 0
         self._overlay: OverlayVideo | None = None
 
@@ -386,9 +486,11 @@ class _ResultWriter:
         if not result.stored:
             output.write_mask(result.frame.name, labels)
             self.written += 1
-        self.tally.add(result.frame.name, labels)
         if result.state is not None:
             output.save_state(result.frame.index, result.state)
+        if result.backwards:
+            return
+        self.tally.add(result.frame.name, labels)
         if self.job.request.overlay:
             if self._overlay is None:
                 self._overlay = OverlayVideo(
@@ -410,6 +512,20 @@ def _check_range(request: Request) -> None:
         raise SettingsError(f"start is {request.start}: expected 0 or more")
     if request.end is not None and request.end <= request.start:
         raise SettingsError(f"end is {request.end}: expected more than start, {request.start}")
+    if request.start_mask is not None:
+        if request.mask.is_dir():
+            raise SettingsError(
+                f"start-mask is {request.start_mask}, and {request.mask} is a folder, whose masks are named like their "
+                "frames: leave it out, --backward goes backwards from the first of them"
+            )
+        if request.start_mask < request.start or (request.end is not None and request.start_mask >= request.end):
+            until = "" if request.end is None else f" to {request.end - 1}"
+            raise SettingsError(f"start-mask is {request.start_mask}: expected {request.start}{until or ' or more'}")
+    elif request.backward and request.mask.is_file():
+        raise SettingsError(
+            f"the mask belongs to frame {request.start}, the first, so nothing goes backwards: say with --start-mask "
+            "which frame it belongs to"
+        )
     if request.overwrite and request.resume:
         raise SettingsError("both overwrite and resume are set: expected one of them")
 

@@ -30,6 +30,8 @@ MOST_STRAYS = 0.2
 """Share of a folder's images up to which those that are named otherwise are taken for no frames."""
 MAX_PIXELS = 1 << 28
 """Larger images and frames are refused before they are decoded."""
+MOST_HELD = 1 << 29
+"""Bytes of a film's frames that are held at a time where it is read backwards."""
 FINEST_TICKS = 1_000_000
 """Ticks per second beyond which a common multiple of frame rate and time base is not formed."""
 TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
@@ -83,6 +85,13 @@ class Source(Protocol):
 
         Raises:
             VideoError: a frame cannot be read or has another size.
+        """
+
+    def backwards(self, last: int, first: int = 0, every: int = 1) -> Iterator[Frame]:
+        """Frame number `last` and every `every`-th one before it, down to number `first` at most, in that order.
+
+        Raises:
+            VideoError: as of `frames`, or there is no frame `last`.
         """
 
     def name(self, index: int) -> str:
@@ -210,6 +219,24 @@ class VideoFile:
                     )
                 yield Frame(index, self.name(index), image, time, duration)
         self._assess(decoding, index + 1)
+
+    def backwards(self, last: int, first: int = 0, every: int = 1) -> Iterator[Frame]:
+        """See `Source.backwards`.
+
+        A film is decoded forwards only: it is decoded anew for every so many frames as `MOST_HELD` bytes hold.
+        """
+        numbers = range(last, first - 1, -every)
+        height, width = self.size
+        length = max(1, MOST_HELD // (3 * height * width))
+        for begin in range(0, len(numbers), length):
+            wanted = numbers[begin : begin + length]
+            held = list(self.frames(wanted[-1], wanted[0] + 1, every))
+            if len(held) < len(wanted):
+                raise VideoError(
+                    f"{self.path}: frame {wanted[0]} cannot be read: {self.damage or 'the video ends before it'}"
+                )
+            while held:
+                yield held.pop()
 
     def _time(self, picture: av.VideoFrame, expected: Fraction | None) -> tuple[Fraction, Fraction]:
         """Presentation time and duration in seconds.
@@ -520,6 +547,11 @@ class ImageFolder:
                     f"{self.size[1]}x{self.size[0]}: expected images of one size"
                 )
             yield Frame(index, file.stem, image, index * self.time_base, self.time_base)
+
+    def backwards(self, last: int, first: int = 0, every: int = 1) -> Iterator[Frame]:
+        """See `Source.backwards`."""
+        for index in range(last, first - 1, -every):
+            yield from self.frames(index, index + 1)
 
 
 def read_image(file: Path) -> NDArray[np.uint8]:

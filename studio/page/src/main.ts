@@ -23,10 +23,12 @@ let film: Film | null = null;
 let frame = 0, wanted = -1, chosen = 0, tool: Tool = "click", works = true, busy = false, playing = 0;
 let zoom = 1, shift: Point = [0, 0];
 let bitmap: ImageBitmap | null = null;
-const labels = new Map<number, ImageData>();
+const labels = new Map<number, Uint8Array | null>(); // Ids by frame; null where there are none.
 const tinted = document.createElement("canvas");
 let clicks: [number, number, boolean][] = [];
-let stroke: Point[] = [], drag: Point | null = null, box: [number, number, number, number] | null = null, asked: Point[] = [];
+let stroke: Point[] = [], drag: Point | null = null, box: [number, number, number, number] | null = null;
+// The lasso: stretches as drawn, each replaced by its way along edges once the server has found it.
+let legs: Point[][] = [], unanswered = new Set<number>(), closing = false;
 let sentAt = 0;
 
 const send = (kind: string, more: object = {}) => {
@@ -49,9 +51,9 @@ function connect() {
           ? "This film is open in another page too; this one works on it." : "Another page works on this film; here it can be watched.";
         by("take").hidden = works;
         return;
-      case "project": update(message); if (message.go !== undefined) { clicks = []; go(message.go); } return;
+      case "project": if (message.made) chosen = message.made; update(message); if (message.go !== undefined) { clicks = []; go(message.go); } return;
       case "progress":
-        busy = true;
+        if (!busy) { busy = true; state(); }
         film!.project.seen[message.frame] = message.seen;
         by("running").textContent = `${film!.project.choices.bundle} · ${message.runs_on} · ${message.fps.toFixed(1)} frames/s · ${Math.max(0, message.left).toFixed(0)} s left`;
         say(`tracking frame ${message.frame + 1}`);
@@ -59,17 +61,17 @@ function connect() {
         return drawTimeline();
       case "tracked": busy = false; say("ready"); by("running").textContent = by("running").textContent!.replace(/ · [^·]*left$/, ""); return update(message);
       case "clicked": return say(`mask in ${message.ms.toFixed(0)} ms`);
-      case "contour": if (drag && tool === "lasso") { stroke = [...asked, ...message.points]; drawOver(); } return;
-      case "saving": return say(`saving ${message.what}: ${message.done} of ${message.count} frames, ${message.fps.toFixed(0)} frames/s`);
+      case "contour": return snapped(message.leg, message.points);
+      case "saving": return say(`saving ${message.what}: ${message.done} of ${message.count} frames, ${message.fps.toFixed(0)} frames/s, ${message.left.toFixed(0)} s left`);
       case "saved": {
         busy = false; state();
         const link = by<HTMLAnchorElement>("saved");
         link.hidden = !message.path;
         link.href = `export/${message.what}`; link.textContent = `Download ${message.what}`;
-        return message.path ? say(`saved: ${message.path}`) : say("saving was stopped");
+        return message.path ? say(`saved: ${message.path}`) : say("nothing was saved");
       }
       case "status": return say(message.text);
-      case "error": return say(message.text, true);
+      case "error": if (closing) fill(); return say(message.text, true);
     }
   };
   socket.onclose = (event) => {
@@ -85,22 +87,25 @@ function hello(message: { files: string[]; bundles: string[]; film: Film | null 
   film = message.film;
   by("empty").hidden = film !== null;
   if (!film) { say("ready"); state(); return; }
-  files.value = message.files.find((name) => name === film!.name || name.endsWith(`/${film!.name}`)) ?? "";
+  files.value = film.name;
   busy = film.tracking;
   labels.clear(); clicks = []; zoom = 1; shift = [0, 0]; bitmap = null;
-  update(film.project);
+  update(film.project); tint(); draw();
   say("ready");
   go(film.project.frame);
 }
 
 function update(project: Project) {
+  const colours = (of: Project) => of.objects.map((item) => `${item.id}${item.colour}`).join();
+  const recoloured = colours(film!.project) !== colours(project);
   film!.project = project;
   if (!project.objects.some((item) => item.id === chosen)) chosen = project.objects.at(-1)?.id ?? 0;
   by("objects").replaceChildren(...project.objects.map(row));
   by<HTMLSelectElement>("bundle").value = project.choices.bundle;
   by<HTMLInputElement>("memory").value = String(project.choices.memory ?? "");
   by<HTMLInputElement>("interval").value = String(project.choices.interval ?? "");
-  state(); tint(); draw(); drawTimeline();
+  if (recoloured) { tint(); draw(); } else drawOver();
+  state(); drawTimeline();
 }
 
 function row(item: Item): HTMLLIElement {
@@ -135,34 +140,43 @@ async function took(data: ArrayBuffer) {
   await keep(at, new Blob([data.slice(4)], { type: "image/png" }));
 }
 
-async function keep(at: number, png: Blob) {
-  const image = await createImageBitmap(png, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-  const canvas = new OffscreenCanvas(image.width, image.height), pen = canvas.getContext("2d", { willReadFrequently: true })!;
-  pen.drawImage(image, 0, 0);
+async function keep(at: number, png: Blob | null) {
+  const ids = png && await decoded(png);
   labels.delete(at);
-  labels.set(at, pen.getImageData(0, 0, image.width, image.height));
-  if (labels.size > 24) labels.delete(labels.keys().next().value!);
-  if (at === frame) { tint(); draw(); if (sentAt) { document.body.dataset.shown = String(performance.now() - sentAt); sentAt = 0; } }
+  labels.set(at, ids);
+  if (labels.size > 16) labels.delete(labels.keys().next().value!);
+  if (at !== frame) return;
+  tint(); draw();
+  if (sentAt) requestAnimationFrame(() => requestAnimationFrame(() => { document.body.dataset.shown = String(performance.now() - sentAt); sentAt = 0; }));
+}
+
+async function decoded(png: Blob): Promise<Uint8Array> {
+  const image = await createImageBitmap(png, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  const pen = new OffscreenCanvas(image.width, image.height).getContext("2d", { willReadFrequently: true })!;
+  pen.drawImage(image, 0, 0);
+  const words = new Uint32Array(pen.getImageData(0, 0, image.width, image.height).data.buffer);
+  image.close();
+  return Uint8Array.from(words);
 }
 
 function tint() {
   const ids = labels.get(frame);
-  if (!ids || !film) { tinted.width = 1; return; }
+  if (!ids || !film) { tinted.width = tinted.height = 1; return; }
   const table = new Uint32Array(256);
   for (const item of film.project.objects) {
     const rgb = parseInt(item.colour.slice(1), 16);
     table[item.id] = 0xff000000 | ((rgb & 255) << 16) | (rgb & 0xff00) | (rgb >> 16);
   }
-  tinted.width = ids.width; tinted.height = ids.height;
-  const out = context(tinted).createImageData(ids.width, ids.height), words = new Uint32Array(out.data.buffer);
-  for (let i = 0; i < words.length; i++) words[i] = table[ids.data[4 * i]!]!;
+  [tinted.width, tinted.height] = film.size;
+  const out = context(tinted).createImageData(...film.size), words = new Uint32Array(out.data.buffer);
+  for (let i = 0; i < words.length; i++) words[i] = table[ids[i]!]!;
   context(tinted).putImageData(out, 0, 0);
 }
 
 async function go(to: number) {
   if (!film) return;
   to = Math.min(Math.max(Math.round(to), 0), film.count - 1);
-  if (to !== frame) { clicks = []; box = null; }
+  if (to !== frame) { clicks = []; box = null; letGo(); }
   frame = to;
   place();
   if (wanted >= 0) { wanted = to; return; }
@@ -173,7 +187,7 @@ async function go(to: number) {
       const [jpeg, png] = await Promise.all([fetch(`frame/${at}.jpg`), labels.has(at) ? null : fetch(`mask/${at}.png`)]);
       if (!jpeg.ok) { say((await jpeg.json()).error, true); return; }
       const next = await createImageBitmap(await jpeg.blob());
-      if (png?.ok && !labels.has(at)) await keep(at, await png.blob());
+      if (png?.ok && !labels.has(at)) await keep(at, png.status === 204 ? null : await png.blob());
       bitmap?.close(); bitmap = next;
       tint(); draw();
       document.body.dataset.frame = String(at);
@@ -213,7 +227,7 @@ function draw() {
   if (bitmap && film) under.drawImage(bitmap, 0, 0, film.size[0], film.size[1]);
   const pen = prepared(masks);
   pen.imageSmoothingEnabled = false;
-  if (film && labels.has(frame)) pen.drawImage(tinted, 0, 0);
+  if (film && labels.get(frame)) pen.drawImage(tinted, 0, 0);
   drawOver();
 }
 const width = () => Number(by<HTMLInputElement>("size").value);
@@ -228,9 +242,10 @@ function drawOver(hover?: Point) {
   }
   pen.strokeStyle = tool === "erase" ? "#ffffffaa" : colour;
   pen.lineWidth = tool === "lasso" ? 2 / s : width();
-  if (stroke.length) {
+  const line = legs.length ? legs.flat() : stroke;
+  if (line.length) {
     pen.beginPath();
-    for (const [x, y] of [...stroke, stroke.at(-1)!]) pen.lineTo(x, y);
+    for (const [x, y] of [...line, line.at(-1)!]) pen.lineTo(x, y);
     pen.stroke();
   }
   if (box) { pen.lineWidth = 2 / s; pen.strokeStyle = colour; pen.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]); }
@@ -289,7 +304,8 @@ function act(event: PointerEvent, kind: "down" | "move" | "up") {
       drawOver();
       return send("click", { object: chosen, clicks, box });
     }
-    drag = at; stroke = tool === "box" ? [] : [at]; asked = [at];
+    if (closing) return;
+    drag = at; stroke = tool === "box" ? [] : [at]; legs = tool === "lasso" ? [[at]] : [];
     return drawOver(at);
   }
   if (panning && drag) {
@@ -301,16 +317,21 @@ function act(event: PointerEvent, kind: "down" | "move" | "up") {
   if (kind === "move") {
     if (tool === "box") box = [Math.min(drag[0], at[0]), Math.min(drag[1], at[1]), Math.max(drag[0], at[0]), Math.max(drag[1], at[1])];
     else if (tool === "lasso") {
-      const last = asked.at(-1)!;
-      stroke = [...stroke, at];
-      if (Math.hypot(at[0] - last[0], at[1] - last[1]) > 40 / scale()) { send("contour", { start: last, end: at }); asked = stroke.slice(); }
+      const leg = legs.at(-1)!, last = leg[0]!;
+      leg.push(at);
+      if (Math.hypot(at[0] - last[0], at[1] - last[1]) > 40 / scale()) { ask(last, at); legs.push([at]); }
     } else stroke.push(at);
     return drawOver(at);
   }
   drag = null;
   sentAt = performance.now();
   if (tool === "box" && box) { clicks = []; send("click", { object: chosen, clicks, box }); }
-  else if (tool === "lasso") { clicks = []; send("paint", { object: chosen, points: stroke, mode: "fill" }); }
+  else if (tool === "lasso") {
+    legs.at(-1)!.push(at);
+    ask(legs.at(-1)![0]!, legs[0]![0]!);
+    closing = true;
+    return drawOver();
+  }
   else if (stroke.length) {
     clicks = [];
     const erase = tool === "erase" || event.button === 2 || event.altKey;
@@ -321,11 +342,39 @@ function act(event: PointerEvent, kind: "down" | "move" | "up") {
 }
 let panning = false;
 
+function ask(start: Point, end: Point) {
+  unanswered.add(legs.length - 1);
+  send("contour", { leg: legs.length - 1, start, end });
+}
+function snapped(leg: number, points: Point[]) {
+  if (!unanswered.delete(leg)) return;
+  legs[leg] = points;
+  if (closing && !unanswered.size) fill(); else drawOver();
+}
+function fill() {
+  const points = legs.flat();
+  letGo();
+  clicks = [];
+  send("paint", { object: chosen, points, mode: "fill" });
+}
+function letGo() { drag = null; stroke = []; legs = []; unanswered.clear(); closing = panning = false; drawOver(); }
+
 function choose(name: Tool) {
   tool = name;
   for (const button of by("tools").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.tool === name));
   over.style.cursor = name === "pan" ? "grab" : "crosshair";
   box = null; drawOver();
+}
+
+function magnify(by: number, place = { offsetX: over.clientWidth / 2, offsetY: over.clientHeight / 2 }) {
+  const at = inFilm(place);
+  zoom = Math.min(Math.max(zoom * by, 1), 40);
+  if (zoom === 1) shift = [0, 0];
+  else {
+    const [x, y] = origin();
+    shift = [shift[0] + place.offsetX - (x + at[0] * scale()), shift[1] + place.offsetY - (y + at[1] * scale())];
+  }
+  draw();
 }
 
 function play() {
@@ -351,30 +400,29 @@ choose("click");
 over.onpointerdown = (event) => act(event, "down");
 over.onpointermove = (event) => act(event, "move");
 over.onpointerup = (event) => act(event, "up");
+over.onpointercancel = letGo;
 over.onpointerleave = () => { if (!drag) drawOver(); };
 over.oncontextmenu = (event) => event.preventDefault();
 over.addEventListener("wheel", (event) => {
   event.preventDefault();
-  const at = inFilm(event);
-  zoom = Math.min(Math.max(zoom * Math.exp(-event.deltaY / 400), 1), 40);
-  if (zoom === 1) shift = [0, 0];
-  else {
-    const [x, y] = origin();
-    shift = [shift[0] + event.offsetX - (x + at[0] * scale()), shift[1] + event.offsetY - (y + at[1] * scale())];
-  }
-  draw();
+  magnify(Math.exp(-event.deltaY / 400), event);
 }, { passive: false });
 const seek = (event: PointerEvent) => { if (film && event.buttons) go(event.offsetX / timeline.clientWidth * film.count - 0.5); };
 timeline.onpointerdown = (event) => { timeline.setPointerCapture(event.pointerId); seek(event); };
 timeline.onpointermove = seek;
-by<HTMLSelectElement>("files").onchange = (event) => { const name = (event.target as HTMLSelectElement).value; if (name) { say(`opening ${name}`); send("open", { name, frame: 0 }); } };
+by<HTMLSelectElement>("files").onchange = (event) => {
+  const name = (event.target as HTMLSelectElement).value;
+  if (name) { say(`opening ${name}`); send("open", { name, frame: 0 }); }
+};
 by<HTMLInputElement>("upload").onchange = async (event) => {
-  const file = (event.target as HTMLInputElement).files?.[0];
+  const input = event.target as HTMLInputElement, file = input.files?.[0];
   if (!file) return;
+  input.value = "";
   say(`uploading ${file.name}`);
   const answer = await fetch(`upload/${encodeURIComponent(file.name)}`, { method: "PUT", body: file });
   const content = await answer.json();
-  if (answer.ok) send("open", { name: content.name, frame: 0 }); else say(content.error, true);
+  if (answer.ok) send(content.name.endsWith(".zip") ? "bring" : "open", { name: content.name, frame: 0 });
+  else say(content.error, true);
 };
 by("add").onclick = () => { clicks = []; chosen = 0; send("add"); };
 by("undo").onclick = () => send("undo");
@@ -390,24 +438,28 @@ const number = (id: string) => by<HTMLInputElement>(id).valueAsNumber || null;
 for (const id of ["bundle", "memory", "interval"])
   by(id).onchange = () => send("choose", { choices: { bundle: by<HTMLSelectElement>("bundle").value, memory: number("memory"), interval: number("interval") } });
 addEventListener("resize", () => { draw(); drawTimeline(); });
+const KEYS: Record<string, (shift: boolean) => void> = {
+  arrowright: (shift) => go(frame + (shift ? 10 : 1)), arrowleft: (shift) => go(frame - (shift ? 10 : 1)),
+  home: () => go(0), end: () => go((film?.count ?? 1) - 1), " ": play,
+  t: () => by("track").click(), r: () => by("back").click(), escape: () => by("stop").click(), n: () => by("add").click(),
+  c: () => choose("click"), x: () => choose("box"), b: () => choose("brush"), e: () => choose("erase"),
+  l: () => choose("lasso"), p: () => choose("pan"), "[": () => resize(0.8), "]": () => resize(1.25),
+  "+": () => magnify(1.25), "=": () => magnify(1.25), "-": () => magnify(0.8), "0": () => magnify(0),
+};
+const resize = (by_: number) => { by<HTMLInputElement>("size").value = String(Math.round(width() * by_ + Math.sign(by_ - 1) / 2)); drawOver(); };
 addEventListener("keydown", (event) => {
-  const target = event.target as HTMLElement;
-  if (target.matches("input[type=text], input[type=number], select")) return;
-  const key = event.key.toLowerCase();
-  if ((event.ctrlKey || event.metaKey) && key === "z") send(event.shiftKey ? "redo" : "undo");
-  else if (event.ctrlKey || event.metaKey) return;
-  else if (key === "arrowright") go(frame + (event.shiftKey ? 10 : 1));
-  else if (key === "arrowleft") go(frame - (event.shiftKey ? 10 : 1));
-  else if (key === "home") go(0);
-  else if (key === "end") go((film?.count ?? 1) - 1);
-  else if (key === " ") play();
-  else if (key === "t" && !busy) track(false);
-  else if (key === "n") by("add").click();
-  else return;
+  if ((event.target as HTMLElement).matches("input, select")) return;
+  const key = event.key.toLowerCase(), control = event.ctrlKey || event.metaKey;
+  const action = control ? key === "z" && (() => send(event.shiftKey ? "redo" : "undo")) : !event.altKey && KEYS[key];
+  if (!action) return;
+  action(event.shiftKey);
   event.preventDefault();
 });
+// What was set gives the keys back to the film.
+addEventListener("change", (event) => (event.target as HTMLElement).blur());
+for (const event of ["dragover", "drop"]) addEventListener(event, (dropped) => dropped.preventDefault());
 connect();
 
 // For tests and measurements: where a pixel of the film lies on the page, and what a person can send.
 const toPage = (x: number, y: number): Point => { const [x0, y0] = origin(); return [x0 + x * scale(), y0 + y * scale()]; };
-Object.assign(window, { studio: { toPage, send, go, clicks: () => clicks, given: (at: number) => film?.project.given[at] !== undefined } });
+Object.assign(window, { studio: { toPage, send, go, clicks: () => clicks, given: (at: number) => film?.project.given[at] !== undefined, view: () => ({ zoom, shift, frame, tool, busy, chosen }), project: () => film?.project, size: () => film?.size } });

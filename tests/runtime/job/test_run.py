@@ -58,6 +58,9 @@ class ColourFollower:
     def submit(self, frame, mask=None, *, correct=False):
         return Computed(self.step(frame, mask))
 
+    def reset(self):
+        self.colours = {}
+
     def state_dict(self):
         return {"ids": np.array(list(self.colours)), "colours": np.array(list(self.colours.values()))}
 
