@@ -18,7 +18,6 @@ from .options import (
     MinArea,
     ScoreResize,
     Sequences,
-    Share,
     Weights,
     Windows,
     names_in,
@@ -58,8 +57,7 @@ def evaluate(
     branches: Branches = "both",
     score_resize: ScoreResize = "given",
     min_area: MinArea = None,
-    windows: Windows = None,
-    share: Share = "exact",
+    windows: Windows = "released",
     device: Device = "cpu",
     backend: Backend = "auto",
     threads: Annotated[

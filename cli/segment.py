@@ -21,7 +21,6 @@ from .options import (
     MinArea,
     On,
     ScoreResize,
-    Share,
     Windows,
     record_of,
 )
@@ -60,8 +59,7 @@ def run(
         int | None, typer.Option(help="Cores for the inference.", show_default="all that the process may use")
     ] = None,
     score_resize: ScoreResize = "given",
-    windows: Windows = None,
-    share: Share = "exact",
+    windows: Windows = "released",
     device: Device = "cpu",
     backend: Backend = "auto",
     min_area: MinArea = None,
