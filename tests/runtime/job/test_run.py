@@ -418,9 +418,10 @@ def test_failure_of_the_inference_ends_the_run_with_its_message(film, mask, tmp_
         if number == 4:
             raise JointError("the engine stopped")
 
+    before = threading.active_count()
     with pytest.raises(JointError, match="the engine stopped; 4 masks are complete"):
         run(film, mask, tmp_path / "out", follower=ColourFollower(fail))
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
 
 
 def test_failure_at_the_first_frame_leaves_nothing(film, mask, tmp_path):
