@@ -16,10 +16,9 @@ from typing import Annotated, Any
 
 import av
 import cv2
+import jointrt
 import numpy as np
 import typer
-
-import jointrt
 from jointrt.runtime.video.sources import open_source
 
 CLIP = Path(jointrt.__file__).parent / "examples" / "dog.mp4"
