@@ -42,6 +42,7 @@ TESTS = (
     "tests/runtime/device/test_follower.py",
     "tests/export/graphs/test_half_memory.py",
     "tests/export/graphs/test_half_precision.py",
+    "tests/runtime/device/test_frame_work.py",
 )
 PYTEST_NEEDS = ("pytest", "PIL", "safetensors")
 LINE = "{:<12} {:>3}  {:<58} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>9}"

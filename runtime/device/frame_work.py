@@ -7,7 +7,6 @@ into a multiplication and an addition with one rounding.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -22,18 +21,22 @@ _MOST_SHAPES = 256
 """Numbers of objects, sizes of frames and devices for which one process compiles the same function."""
 
 
+def options() -> dict[str, Any]:
+    """Inductor's settings under which compiled functions round as they do without it.
+
+    Triton is told by the second one alone not to fuse multiplications with additions: what Inductor passes to it goes
+    before Triton's own environment variable.
+    """
+    same: dict[str, Any] = {"eager_numerics.division_rounding": True, "emulate_precision_casts": True}
+    # A GPU's many small kernels are compiled by several processes; a CPU's few need none.
+    return same if torch.cuda.is_available() else {**same, "compile_threads": 1}
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function through Inductor, as one graph, rounding as it does without; compiled at its first call."""
-    # Read by Triton when it is imported; it would fuse multiplications with additions.
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "0")
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_SHAPES)
-    # In this process, so that it is the setting above that counts.
-    options: dict[str, str | int | bool | Callable[..., Any]] = {
-        "eager_numerics.division_rounding": True,
-        "compile_threads": 1,
-    }
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options())
 
 
 def before_engines(

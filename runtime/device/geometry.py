@@ -2,8 +2,9 @@
 
 What `crop`, `target_state` and `aggregation` compute with whole arrays is computed here with tensors of fixed shape, on
 whatever device they lie: no value decides a shape, so that a frame can be captured in a CUDA graph. The roundings are
-those of the released tracker; for their sake nothing is divided by a number of the host, for which torch multiplies by
-the reciprocal on a GPU, one bit off. B counts objects; positions and sizes are (row, column) in pixels of the frame.
+those of the released tracker; for their sake nothing is divided in fp32 by a number of the host, for which torch
+multiplies by the reciprocal on a GPU, one bit off; Inductor does so for constant tensors too. B counts
+objects; positions and sizes are (row, column) in pixels of the frame.
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ def _pair(values: tuple[int, int], like: Tensor) -> Tensor:
     pair[0].fill_(values[0])
     pair[1].fill_(values[1])
     return pair
+
+
+def ratio(length: Tensor, size: int) -> Tensor:
+    """Whole numbers over a whole number, rounded correctly to fp32, also where the reciprocal is multiplied by.
+
+    In fp64 that is a last bit off at most; a quotient of whole numbers below 2**14 that is not exact keeps more than
+    2**-39 away from what is half-way between two numbers of fp32.
+    """
+    return (length.double() / size).float()
 
 
 def _root(x: Tensor) -> Tensor:
@@ -88,7 +98,7 @@ def _grid_sizes(window: DeviceWindow, image_size: tuple[int, int]) -> Tensor:
 def _bilinear_taps(length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Source indices and the second one's share, (B, size), of `length` (B,) pixels resized to `size`."""
     i = torch.arange(size, device=length.device, dtype=torch.float32)
-    scale = length.float() / _number(size, i)
+    scale = ratio(length, size)
     source = ((i + 0.5) * scale[:, None] - 0.5).clamp(min=0)
     first = source.floor()
     last = (length - 1)[:, None]
@@ -135,7 +145,7 @@ def cut_masks(masks: Tensor, window: DeviceWindow, output_size: tuple[int, int])
     places, insides = [], []
     for axis in (0, 1):
         i = torch.arange(output_size[axis], device=masks.device, dtype=torch.float32)
-        scale = lengths[:, axis].float() / _number(output_size[axis], i)
+        scale = ratio(lengths[:, axis], output_size[axis])
         index = (i * scale[:, None]).floor().long().minimum(lengths[:, axis, None] - 1) + window.start[:, axis, None]
         insides.append((index >= 0) & (index < grid[:, axis, None]))
         places.append(
@@ -167,7 +177,7 @@ def paste_logits(
         i = torch.arange(image_size[axis], device=logits.device)[None] - place[:, axis, None]
         # With the given scale, an axis whose length stays the same is copied.
         given = torch.where(length == n, 1.0, scale.double()[:, None])
-        step = length / _number(n, length) if resize == "ratio" else given
+        step = length / n if resize == "ratio" else given
         source = ((i.double() + 0.5) / step - 0.5).float().clamp(min=0)
         first = source.floor()
         taps.append((first.long().clamp(max=n - 1), (first.long() + 1).clamp(max=n - 1), source - first))

@@ -5,19 +5,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from jointrt.runtime.device.frame_work import compiled
-from jointrt.runtime.device.geometry import cut_images, search_windows, update_state
+from jointrt.runtime.device.frame_work import compiled, options
+from jointrt.runtime.device.geometry import cut_images, ratio, search_windows, update_state
 from jointrt.runtime.manifest import Geometry
 from jointrt.runtime.settings import Settings
 from jointrt.runtime.tracking.target_state import TargetState
 from jointrt.runtime.tracking.tracker import ObjectTracker
+from torch._inductor import config
+from torch._inductor.codegen.triton import TritonKernel
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.skipif(
-        shutil.which("g++") is None and not torch.cuda.is_available(), reason="Inductor needs a C++ compiler: no g++"
-    ),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
+# Triton builds what launches its kernels.
+COMPILER = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "gcc", "clang"))), reason="Inductor and Triton need a compiler: no g++"
+)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZE, CROP, STATES = (60, 107), (64, 96), 1000
 
@@ -32,6 +33,26 @@ def maps():
     return (found * generator.choice([1, 0.9, 1e-4], STATES)[:, None, None]).astype(np.float32)
 
 
+@pytest.mark.parametrize("size", [3, 30, 64, 96, 480, 832, 1000])
+def test_ratios_are_those_of_fp32_with_the_reciprocal_too(size):
+    """As torch and Inductor divide by a constant on a GPU, which one cannot see on a CPU."""
+    lengths = np.arange(2**14)
+    expected = lengths.astype(np.float32) / np.float32(size)
+    np.testing.assert_array_equal(ratio(torch.from_numpy(lengths).to(DEVICE), size).cpu(), expected)
+    np.testing.assert_array_equal((lengths * (1 / size)).astype(np.float32), expected)
+    single = lengths.astype(np.float32) * np.float32(1 / size)
+    assert size == 64 or (single != expected).any()
+
+
+def test_nothing_is_fused_into_one_rounding():
+    """What Inductor tells Triton of every kernel; without the settings it asks for fusion."""
+    assert TritonKernel.triton_meta_common()["enable_fp_fusion"]
+    with config.patch(options()):
+        assert not TritonKernel.triton_meta_common()["enable_fp_fusion"]
+        assert config.eager_numerics.division_rounding
+
+
+@COMPILER
 def test_compiled_windows_are_those_of_the_host_to_the_bit():
     """1,000 states at once, and the crops as the same functions cut them without a compiler."""
     generator = np.random.default_rng(7)
