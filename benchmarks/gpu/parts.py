@@ -142,6 +142,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "captured": {"precision": "fp32", "captured": True, "channels_last": False},
     "channels_last": {"precision": "fp32", "captured": True, "channels_last": True},
     "half": {"precision": "fp16", "captured": True, "channels_last": True},
+    "overlapped": {"precision": "fp16", "captured": True, "channels_last": True, "overlapped": True},
     "compiled": {"precision": "fp16", "captured": True, "channels_last": True, "compiled": True},
 }
 """The torch backend, technique by technique."""
@@ -227,6 +228,7 @@ TECHNIQUES: dict[str, Technique] = {
     "twenty": Technique("  20 few-shot steps alone", _running(learner_times, INITIAL_STEPS), _none),
     "waited": Technique("  host to host, each frame waited for", _running(waited_times)),
     "queued": Technique("  host to host, frames queued ahead", _running(queued_times)),
+    "overlapped": Technique("+ few-shot steps beside the memory update", _frames("overlapped"), gflop=Bench.gflop),
     "compiled": Technique("+ what lies between the engines compiled", _frames("compiled"), gflop=Bench.gflop),
     "videos": Technique("+ several videos in one batch", _videos, _all, _videos_gflop),
     "engines": Technique("{backend}", _frames("half")),

@@ -277,6 +277,7 @@ def on_device(
     captured: bool = True,
     channels_last: bool,
     compiled: bool = False,
+    overlapped: bool = False,
 ) -> DeviceNetwork:
     """The torch backend with some of its techniques left out; fp16 convolutions are always channels-last."""
     if channels_last:
@@ -284,6 +285,7 @@ def on_device(
     network = torch_network(net, settings_of(plan), precision, plan.device)
     network.capturable = captured
     network.compiled = compiled
+    network.overlapped = overlapped
     return network
 
 

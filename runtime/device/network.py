@@ -29,6 +29,8 @@ class DeviceNetwork:
         capacity: slots of the memory.
         capturable: whether calls may be captured in a CUDA graph.
         compiled: whether what lies between the engines is compiled, see `frame_work`.
+        overlapped: whether an update's few-shot steps run beside its `memory_update`, on a stream of their own; only
+            for engines that compute on torch's current stream and share no memory.
         alignment: bytes; TensorRT takes no address that is not a multiple of 256.
 
     Raises:
@@ -44,6 +46,7 @@ class DeviceNetwork:
         lane.follow()
         self.alignment = 256 if lane.device.type == "cuda" else 1
         self.compiled = False
+        self.overlapped = False
         self.capturable = all(engine.capturable for engine in self.engines.values())
         self.ports: dict[str, Port] = {}
         for graph, engine in self.engines.items():

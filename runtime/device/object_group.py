@@ -76,6 +76,7 @@ class ObjectGroup:
         tensors["previous"].fill_(-1)
         self._encode_label()
         self._store(slot)
+        self.remember(slot)
         if learner is not None:
             tensors["omega"].copy_(learner.learn(*(tensors[name] for name in ("x_ind", "E_ind", "W"))))
 
@@ -83,6 +84,7 @@ class ObjectGroup:
         """A given mask's entry into a slot (B, N), one-hot, whose weights are set; omega learned as at first."""
         self._encode_label()
         self._store(slot)
+        self.remember(slot)
         if self._learn is not None:
             FewShotLoop(self.network, self.tensors, INITIAL_STEPS)()
 
@@ -104,9 +106,14 @@ class ObjectGroup:
         tensors["stored"].copy_(stored)
         tensors["previous"].copy_(previous)
         self._encode_label()
-        self._store(F.pad(one_hot, (0, self.network.capacity - memory)))
-        if self._learn is not None:
-            self._learn()
+        slot = F.pad(one_hot, (0, self.network.capacity - memory))
+        self._store(slot)
+        if self.network.overlapped:
+            with self.network.lane.beside(self.learn):
+                self.remember(slot)
+        else:
+            self.remember(slot)
+            self.learn()
 
     def learn(self) -> None:
         """The few-shot steps of an update alone."""
@@ -114,14 +121,19 @@ class ObjectGroup:
             self._learn()
 
     def _store(self, slot: Tensor) -> None:
-        """The last features and encodings into a slot (B, N), one-hot, of each memory."""
+        """The last features and encodings into a slot (B, N), one-hot, of the banks that only keep them."""
         tensors, index = self.tensors, slot.argmax(1)
         for bank, source in _STORED:
             if bank in tensors:
                 put(tensors[bank], index, tensors[source])
-        if self._remember is not None:
-            tensors["slot"].copy_(slot)
-            self._remember()
-            for name, renewed in self._renewed.items():
-                tensors[name].copy_(renewed)
-            tensors["valid"].copy_(tensors["valid"].maximum(slot))
+
+    def remember(self, slot: Tensor) -> None:
+        """The last features into a slot (B, N), one-hot, of the transformer's memory, all of which they change."""
+        if self._remember is None:
+            return
+        tensors = self.tensors
+        tensors["slot"].copy_(slot)
+        self._remember()
+        for name, renewed in self._renewed.items():
+            tensors[name].copy_(renewed)
+        tensors["valid"].copy_(tensors["valid"].maximum(slot))

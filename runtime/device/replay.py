@@ -46,14 +46,15 @@ class Lane:
     Attributes:
         captured: CUDA graphs captured so far; constant in the steady state.
         inward, outward: streams for the copies from and to the host; None for CPU tensors.
+        second: a stream for work beside other work; None for CPU tensors.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.captured = 0
         # Made once: torch deals streams from a small pool in turn, so that later ones would be the same again.
-        self.stream, self.inward, self.outward = (
-            torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(3)
+        self.stream, self.inward, self.outward, self.second = (
+            torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(4)
         )
 
     @property
@@ -70,6 +71,24 @@ class Lane:
             else:
                 with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
                     yield
+
+    @contextmanager
+    def beside(self, work: Callable[[], None]) -> Iterator[None]:
+        """Enqueue `work` beside the block's own, after what is enqueued already; what follows waits for both.
+
+        Neither may write what the other reads or writes. Within a capture, both become branches of one graph.
+        """
+        if self.stream is None or self.second is None:
+            work()
+            yield
+            return
+        self.second.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.second):
+                work()
+            yield
+        finally:
+            self.stream.wait_stream(self.second)
 
     def follow(self) -> None:
         """Begin after what the caller's stream holds, such as weights that are being converted."""

@@ -301,3 +301,38 @@ def test_what_of_a_mask_has_no_effect_is_said_on_a_device_too(net):
     assert [w.filename for w in told] == [__file__] and segmenter.object_ids == (1, 4)
     with pytest.warns(UserWarning, match="empty mask"):
         segmenter.step(frame, np.zeros_like(first))
+
+
+class Touched(TorchDispatchMode):
+    """Which of some tensors' memories operators read, and which they write."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = {t.untyped_storage()._cdata: name for name, t in known.items()}
+        self.read, self.written = set(), set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        for i, argument in enumerate(func._schema.arguments):
+            value = kwargs.get(argument.name, args[i] if i < len(args) else None)
+            names = {self.known.get(t.untyped_storage()._cdata) for t in tree_leaves(value) if torch.is_tensor(t)}
+            writes = argument.alias_info is not None and argument.alias_info.is_write
+            (self.written if writes else self.read).update(names - {None})
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_few_shot_steps_and_memory_update_do_not_touch_what_the_other_writes(net, precision):
+    """So that on a GPU they may run side by side."""
+    device_network = network(net, "meta", precision)
+    with device_network.lane.work():
+        layout = Layout(device_network, torch.zeros(1, *SIZE, 3, dtype=torch.uint8, device="meta"), 2, 2)
+        group, slot = layout.group(0, 2), torch.zeros(2, 3, device="meta")
+        with Touched(layout.tensors) as learning:
+            group.learn()
+        with Touched(layout.tensors) as remembering:
+            group.remember(slot)
+    assert learning.written == {"omega"} and {"z_ind", "sample_weights"} <= learning.read
+    assert {"z_all", "key_all", "C_all", "D_all", "key_cross_all", "valid"} <= remembering.written
+    assert not learning.written & (remembering.read | remembering.written)
+    assert not remembering.written & (learning.read | learning.written)
