@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ...errors import BundleError, JointError
+from ...errors import BundleError, DeviceError, JointError
 from ...model.network import JointNet
 from ...runtime.backends import BACKENDS, Orchestrator, choose
 from ...runtime.bundle import Bundle
@@ -120,6 +120,8 @@ class Bench:
             return on_device(self.net(part), plan, **STEPS[step])
         bundle = Bundle.open(part.model)
         choice = choose_ready(bundle, part.backend, None, plan.device)
+        if choice.orchestrator is not Orchestrator.DEVICE:
+            raise DeviceError(f"{choice.backend.title} is driven from the host on {plan.device}: not measured here")
         return load_network(bundle, choice, Settings.resolve(bundle.manifest.defaults, interval=plan.interval))
 
     def clear(self) -> None:

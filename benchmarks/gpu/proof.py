@@ -1,7 +1,7 @@
 """`python -m jointrt.benchmarks.gpu.proof`: the speed table, and every check that needs a GPU, in one call.
 
 Needs torch with CUDA, numpy, OpenCV (crops of first frames), pydantic (manifests) and safetensors; the tests need
-pytest and pillow too, and skip the shipped clip without ONNX Runtime and PyAV. From a bare tree, call it through a
+pytest and pillow too, and skip the shipped clip without ONNX Runtime. From a bare tree, call it through a
 symbolic link named `jointrt` whose parent is on PYTHONPATH. `--device cpu --tiny` rehearses it.
 
 The table comes first and the tests last. Whatever is found is written to the folder that `--out` names at once, so that
@@ -78,6 +78,17 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
+def tests_command(report: Path) -> list[str]:
+    """What runs the tests on a GPU and writes their report.
+
+    The project's own options ask for a plugin that such a machine need not have; and what cannot be imported there must
+    not take the others along. Tests of both devices run on the GPU only.
+    """
+    plain = ["-o", "addopts=--import-mode=importlib", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
+    options = [*plain, "-v", "--durations=12", "-k", "cuda or not cpu", f"--junitxml={report}"]
+    return [sys.executable, "-m", "pytest", *options, *TESTS]
+
+
 def run_tests(limit: float, out: Path) -> dict[str, Any]:
     """What the tests found; see `read_report`; or the problem that kept them from running to their end.
 
@@ -93,12 +104,11 @@ def run_tests(limit: float, out: Path) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     report = (out / "tests.xml").resolve()
     report.unlink(missing_ok=True)
-    # Tests of both devices run on the GPU only.
-    options = ["-p", "no:cacheprovider", "-v", "--durations=12", "-k", "cuda or not cpu", f"--junitxml={report}"]
-    command = [sys.executable, "-m", "pytest", *options, *TESTS]
     problem = None
     with (out / "tests.txt").open("wb") as log:
-        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            tests_command(report), cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:

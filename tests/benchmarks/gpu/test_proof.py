@@ -2,7 +2,11 @@
 
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from jointrt.benchmarks.gpu import proof as gpu_proof
@@ -111,6 +115,32 @@ def test_rates_are_those_of_all_frames_and_of_all_videos():
     assert Row.of("lite", 1, "", times, 8).rate == pytest.approx(8000 / 3)
     assert Row.of("lite", 1, "", times, 0).rate is None
     assert Row.of("lite", 1, "", times[:1], 1).p99 is None
+
+
+ABSENT = ("av", "openvino", "scipy", "typer", "onnxscript", "xdist", "pycuda", "tensorrt", "ray", "fastapi")
+"""What a bare machine with torch for CUDA may lack."""
+HIDE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_every_test_of_a_gpu_is_found_on_a_bare_machine(tmp_path):
+    """Without pytest's plugins too: one that asks for more would take all others along."""
+    (tmp_path / "sitecustomize.py").write_text(HIDE.format(absent=set(ABSENT)))
+    paths = [str(tmp_path), *(str(Path(entry).resolve()) for entry in sys.path if entry)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [*gpu_proof.tests_command(tmp_path / "tests.xml"), "--collect-only"]
+    root = Path(gpu_proof.__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert all(Path(name).name in done.stdout for name in gpu_proof.TESTS)
 
 
 def test_a_report_of_the_tests_is_read(tmp_path):

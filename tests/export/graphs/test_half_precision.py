@@ -2,7 +2,10 @@
 
 import contextlib
 import importlib
+from pathlib import Path
 
+import cv2
+import jointrt
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,7 @@ from jointrt.runtime.device.engines.torch import HalfBackbone, fused, halve_conv
 from jointrt.runtime.device.follower import DeviceFollower
 from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
-from jointrt.runtime.video.masks import mask_iou
+from PIL import Image
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,13 +34,25 @@ def parity():
     return importlib.import_module("jointrt.export.parity.graphs")
 
 
+def shipped_clip(count):
+    """Frames and the first label map of the shipped clip, without PyAV, which a GPU machine may lack."""
+    folder = Path(jointrt.__file__).parent / "examples"
+    film = cv2.VideoCapture(str(folder / "dog.mp4"))
+    frames = [film.read()[1][..., ::-1].copy() for _ in range(count)]
+    return frames, np.array(Image.open(folder / "dog.png"))
+
+
+def iou(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
 @pytest.fixture(scope="module")
 def net():
     return bundle_network(Bundle.open("lite")).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize(("device", "count"), [("cpu", 8), pytest.param("cuda", 60, marks=GPU)])
-def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, parity, half_arithmetic, device, count):
+def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, half_arithmetic, device, count):
     """Each frame from the CPU's probabilities, so that windows are cut alike and only the network's error is left.
 
     Windows of this clip are as large as the frame, where the last bit of a scale decides about a pixel: without that,
@@ -48,20 +63,36 @@ def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, parity, half_arithm
     settings = Settings.resolve(reference_defaults(**options))
     reference = Segmenter.load("lite", **options)
     tested = Segmenter(DeviceFollower(torch_network(net, settings, "fp16", device)))
-    frames, labels = parity.read_clip(count)
+    frames, labels = shipped_clip(count)
     with half_arithmetic() if device == "cpu" else contextlib.nullcontext():
         for t, frame in enumerate(frames):
             mask = None if t else labels
             expected, found = reference.step(frame, mask), tested.step(frame, mask)
             tensors = tested.tracking.batch.tensors
             for index, object_id in enumerate(reference.object_ids):
-                assert mask_iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
+                assert iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
                 if t:
                     window = reference.tracking.trackers[object_id].window
                     corners = torch.cat((tensors["start"], tensors["stop"]), 1)[index]
                     assert corners.tolist() == [window.top, window.left, window.bottom, window.right]
             maps = reference.probabilities()
             tensors["probability"].copy_(torch.from_numpy(np.stack([maps[i] for i in reference.object_ids])))
+
+
+@pytest.mark.parametrize(("device", "count"), [("cpu", 6), pytest.param("cuda", 60, marks=GPU)])
+def test_steady_windows_hold_by_themselves(net, device, count):
+    """In fp32, each from its own probabilities: windows as large as the frame do not hang on a last bit."""
+    pytest.importorskip("onnxruntime")
+    options = {"memory": 3, "interval": 2, "windows": "steady"}
+    reference = Segmenter.load("lite", **options)
+    tested = Segmenter(
+        DeviceFollower(torch_network(net, Settings.resolve(reference_defaults(3, 2), windows="steady"), "fp32", device))
+    )
+    frames, labels = shipped_clip(count)
+    for t, frame in enumerate(frames):
+        expected, found = (s.step(frame, None if t else labels) for s in (reference, tested))
+        for object_id in reference.object_ids:
+            assert iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
 
 
 @torch.no_grad()
