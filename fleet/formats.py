@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..annotations.sources import PngMasks
+from ..annotations.sources import open_masks
 from ..annotations.targets import WRITERS, Target
-from ..runtime.video.sources import natural_key
 
 FORMATS = {"png": "masks", "ffv1": "masks.mkv", "rle": "masks.json"}
 """Palette PNGs; one lossless video, whose grey values are the ids; COCO's run lengths as JSON. By name, the file."""
@@ -17,6 +16,5 @@ def convert_masks(result: Path, kind: str) -> None:
     """Replace `masks/` by the file that holds the same; `png` leaves it."""
     if kind == "png":
         return
-    files = sorted((result / "masks").glob("*.png"), key=lambda p: natural_key(p.name))
-    WRITERS[Target(kind)](result / FORMATS[kind], PngMasks(files).frames(), {})
+    WRITERS[Target(kind)](result / FORMATS[kind], open_masks(result, None).frames(), {})
     shutil.rmtree(result / "masks")

@@ -35,7 +35,8 @@ def serve(
     try:
         import uvicorn
 
-        from .access import StreamAccess, is_loopback
+        from ..studio.access import is_loopback
+        from .access import StreamAccess
         from .app import create_app
     except ImportError as error:
         raise DependencyError(f"{error.name} is not installed: pip install 'jointrt[serve]'") from None

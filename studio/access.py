@@ -12,26 +12,25 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import SettingsError
-
 COOKIE = "jointrt-token"
 POLICY = 4403
 """WebSocket close code for a connection that is refused."""
 
 
-def check_loopback(host: str) -> str:
-    """The host, if only this machine can reach it.
-
-    Raises:
-        SettingsError: others could.
-    """
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
     try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        loopback = False
-    if not loopback:
-        raise SettingsError(f"host is {host!r}: expected 127.0.0.1, ::1 or localhost; forward the port, as ssh -L does")
-    return host
+        return False
+
+
+def names_loopback(connection: HTTPConnection) -> bool:
+    """Whether the Host header does, which that of a page does not to which another name was bound."""
+    try:
+        return is_loopback(urlsplit(f"//{connection.headers.get('host', '')}").hostname or "")
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +49,24 @@ class Access:
 
     def refusal(self, connection: HTTPConnection) -> str | None:
         """Why a request is refused; None if it is not."""
-        host = connection.headers.get("host", "")
-        try:
-            check_loopback(urlsplit(f"//{host}").hostname or "")
-        except (SettingsError, ValueError):
+        if not names_loopback(connection):
             return "the Host header names no loopback address: open the link that the server printed"
         origin = connection.headers.get("origin")
-        if origin is not None and origin != f"http://{host}":
+        if origin is not None and origin != f"http://{connection.headers['host']}":
             return "the request comes from another page: open the link that the server printed"
-        if not any(hmac.compare_digest(given.encode(), self.token.encode()) for given in self._given(connection)):
+        if not self.holds_token(connection):
             return "the token is missing or wrong: open the link that the server printed"
         return None
 
-    def _given(self, connection: HTTPConnection) -> list[str]:
-        port = (urlsplit(f"//{connection.headers['host']}").port) or 80
-        bearer = connection.headers.get("authorization", "").removeprefix("Bearer ")
-        return [connection.query_params.get("token", ""), connection.cookies.get(f"{COOKIE}-{port}", ""), bearer]
+    def holds_token(self, connection: HTTPConnection) -> bool:
+        """Whether a request has the token in its link, its cookie or its header."""
+        port = urlsplit(f"//{connection.headers.get('host', '')}").port or 80
+        given = (
+            connection.query_params.get("token", ""),
+            connection.cookies.get(f"{COOKIE}-{port}", ""),
+            connection.headers.get("authorization", "").removeprefix("Bearer "),
+        )
+        return any(hmac.compare_digest(token.encode(), self.token.encode()) for token in given)
 
 
 class Guard:

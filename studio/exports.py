@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..errors import DependencyError, OutputError, SettingsError
-from ..files import replace_file
+from ..annotations.targets import WRITERS, Target, write_coco
+from ..errors import OutputError, SettingsError
 from ..runtime.video.masks import davis_palette
 from ..runtime.video.overlay import TINT
 from ..runtime.video.sources import Frame, for_ffmpeg
@@ -49,7 +49,7 @@ def export(kind: Kind, frames: FrameCache, project: Project, folder: Path, advan
     """Write one file aside and rename it; of frames without masks, videos show what there is.
 
     Raises:
-        DependencyError: pycocotools is not installed.
+        DependencyError: pycocotools or supervision is not installed.
         OutputError: it cannot be written.
         SettingsError: there is no mask yet.
         Stopped: `advance` said so; nothing is left then.
@@ -161,59 +161,28 @@ def _video(
         output.mux(stream.encode())
 
 
-def _coco(path: Path, frames: FrameCache, project: Project, advance: Advance) -> None:
-    try:
-        from pycocotools import mask as rle
-    except ImportError:
-        raise DependencyError("pycocotools is not installed: pip install 'jointrt[studio]'") from None
-    width, height = frames.size
-    annotations: list[dict[str, Any]] = []
-    indices = project.frames()
-    for done, index in enumerate(indices, 1):
-        labels = project.labels(index)
-        for item in project.record.objects:
-            region = np.asfortranarray(labels == item.id, np.uint8)
-            if not region.any():
-                continue
-            code = rle.encode(region)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index + 1,
-                    "category_id": item.id,
-                    "segmentation": {"size": [height, width], "counts": code["counts"].decode()},
-                    "area": float(rle.area(code)),
-                    "bbox": [float(v) for v in rle.toBbox(code)],
-                    "iscrowd": 0,
-                }
-            )
+def _labelled(frames: FrameCache, project: Project, advance: Advance) -> Iterator[tuple[str, Labels]]:
+    for done, index in enumerate(project.frames(), 1):
+        yield frames.source.name(index), project.labels(index)
         _go_on(advance, done)
-    images = [
-        {"id": i + 1, "file_name": f"{frames.source.name(i)}.png", "width": width, "height": height} for i in indices
-    ]
-    categories = [{"id": item.id, "name": item.name} for item in project.record.objects]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    replace_file(path, json.dumps(content).encode())
+
+
+def _names(project: Project) -> dict[int, str]:
+    return {item.id: item.name for item in project.record.objects}
+
+
+def _coco(path: Path, frames: FrameCache, project: Project, advance: Advance) -> None:
+    write_coco(path, _labelled(frames, project, advance), _names(project))
 
 
 def _yolo(path: Path, frames: FrameCache, project: Project, advance: Advance) -> None:
-    """Ultralytics' segmentation labels: class and outline in shares of the sides; a part of an object is a line."""
-    width, height = frames.size
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        names = "".join(f"  {k}: {json.dumps(item.name)}\n" for k, item in enumerate(project.record.objects))
-        archive.writestr("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{names}")
-        for done, index in enumerate(project.frames(), 1):
-            labels = project.labels(index)
-            lines = []
-            for k, item in enumerate(project.record.objects):
-                region = (labels == item.id).view(np.uint8)
-                outlines, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-                for outline in outlines:
-                    if len(outline) >= 3:
-                        shares = (outline.reshape(-1, 2) + 0.5) / (width, height)
-                        lines.append(f"{k} " + " ".join(f"{v:.6f}" for v in shares.ravel()))
-            archive.writestr(f"labels/{frames.source.name(index)}.txt", "\n".join(lines) + "\n" * bool(lines))
-            _go_on(advance, done)
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent) as name,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        WRITERS[Target.YOLO](Path(name), _labelled(frames, project, advance), _names(project))
+        for file in sorted(Path(name).rglob("*")):
+            archive.write(file, file.relative_to(name))
 
 
 def _project(path: Path, frames: FrameCache, project: Project, advance: Advance) -> None:

@@ -19,8 +19,6 @@ from ..runtime.video.sources import Frame, open_source
 QUALITY = 90
 CACHE_BYTES = 4 << 30
 """Of all films' JPEGs on disk; the frames least recently asked for go first, other films' before them."""
-_BLOCK = 16
-"""Frames that are held while a film is read backwards."""
 
 
 class FrameCache:
@@ -105,14 +103,7 @@ class FrameCache:
 
     def walk(self, start: int, stop: int) -> Iterator[Frame]:
         """Frames from `start` to before `stop`, backwards where `stop` is less."""
-        if stop >= start:
-            yield from self.source.frames(start, stop)
-            return
-        end = start + 1
-        while end > stop + 1:
-            begin = max(stop + 1, end - _BLOCK)
-            yield from reversed(list(self.source.frames(begin, end)))
-            end = begin
+        yield from self.source.frames(start, stop) if stop >= start else self.source.backwards(start, stop + 1)
 
     def _make_room(self, folder: Path, limit: int) -> int:
         """Delete the JPEGs of films not opened for longest. Returns the bytes of those that stay."""

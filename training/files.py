@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..errors import OutputError, SettingsError, WeightsError
 from ..files import replace_file, write_whole
@@ -34,18 +35,27 @@ def save_weights(path: Path, net: JointNet | ClickNet, source: str) -> None:
     write_whole(path, lambda aside: save_file(tensors, aside, metadata))
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path} is not a whole safetensors file ({error}): expected weights to start from"
+        ) from None
+
+
 def init_weights(net: JointNet, path: Path) -> None:
     """Fill the network from a weights file of all its tensors, or of the trunk's alone (`backbone.*`).
 
     Raises:
         WeightsError: the file is missing or holds anything else.
     """
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path} is not a whole safetensors file ({error}): expected weights to start from"
-        ) from None
+    tensors = read_weights(path)
     wanted = {name for name in net.state_dict() if not name.endswith("num_batches_tracked")}
     trunk = {name for name in wanted if name.startswith("backbone.")}
     if set(tensors) not in (wanted, trunk):

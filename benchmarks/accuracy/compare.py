@@ -28,7 +28,7 @@ from ...runtime.job.run import Display
 from ...runtime.manifest import GraphParity
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
-from ...runtime.video.masks import mask_iou
+from ...runtime.video.overlap import mask_iou
 from ..interval import CONFIDENCE, bootstrap_interval
 from .datasets import Sequence, choose_sequences, open_dataset
 from .metrics import boundary_accuracy, region_similarity

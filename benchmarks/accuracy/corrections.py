@@ -22,8 +22,7 @@ from ...errors import DatasetError, SettingsError
 from ...files import check_writable, replace_file
 from ...runtime.job.run import Display
 from ...runtime.segmenter import Segmenter
-from ...runtime.settings import Options
-from .datasets import Sequence, choose_sequences, open_dataset
+from .datasets import DatasetOptions, Sequence, choose_sequences
 from .metrics import boundary_accuracy, region_similarity
 
 MOST_CORRECTIONS = 100
@@ -32,22 +31,15 @@ MEAN = "mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CorrectionRequest(Options):
-    """What to evaluate, `Options` included.
+class CorrectionRequest(DatasetOptions):
+    """What to evaluate, `DatasetOptions` included.
 
     Attributes:
-        root, layout, split, single_object: see `datasets.open_dataset`.
-        sequences: their names; the data set's own choice if empty.
         bundle: name or folder of the bundle to run; `lite` if None.
         corrections: N, frames of each sequence that are corrected, one after the other.
         csv: file for the figures.
     """
 
-    root: Path
-    layout: str = "auto"
-    split: str | None = None
-    single_object: bool = False
-    sequences: tuple[str, ...] = ()
     bundle: str | None = None
     corrections: int = 3
     csv: Path | None = None
@@ -100,7 +92,7 @@ def evaluate_corrections(request: CorrectionRequest, display: Display) -> list[C
     if not 1 <= request.corrections <= MOST_CORRECTIONS:
         raise SettingsError(f"corrections is {request.corrections}: expected 1 to {MOST_CORRECTIONS}")
     check_writable(request.csv)
-    dataset = open_dataset(request.root, request.layout, split=request.split, single_object=request.single_object)
+    dataset = request.open()
     sequences = choose_sequences(dataset, request.sequences)
     without = [sequence.name for sequence in sequences if not sequence.scored]
     if without:

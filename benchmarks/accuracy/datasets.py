@@ -19,6 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from ...errors import DatasetError, JointError, SettingsError, VideoError
+from ...runtime.settings import Options
 from ...runtime.video.masks import read_label_map
 from ...runtime.video.sources import ImageFolder
 
@@ -154,6 +155,26 @@ def open_dataset(root: Path, layout: str = "auto", *, split: str | None = None, 
             f"{root} is read as YouTube-VOS, which knows no {wanted}: leave it out, or give layout davis"
         )
     return YouTubeVos(root)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetOptions(Options):
+    """Which sequences of which folder, and what they are segmented with, `Options` included.
+
+    Attributes:
+        root, layout, split, single_object: see `open_dataset`.
+        sequences: their names; the data set's own choice if empty.
+    """
+
+    root: Path
+    layout: str = "auto"
+    split: str | None = None
+    single_object: bool = False
+    sequences: tuple[str, ...] = ()
+
+    def open(self) -> Dataset:
+        """The folder; errors as of `open_dataset`."""
+        return open_dataset(self.root, self.layout, split=self.split, single_object=self.single_object)
 
 
 def choose_sequences(dataset: Dataset, names: Iterable[str]) -> list[Sequence]:

@@ -24,10 +24,10 @@ from ...runtime.bundle import Bundle
 from ...runtime.device.readiness import choose_ready
 from ...runtime.job.run import Display
 from ...runtime.segmenter import Segmenter
-from ...runtime.settings import Options, available_cores
+from ...runtime.settings import available_cores
 from ...runtime.video.masks import write_label_map
 from .baselines import BASELINES, Follower
-from .datasets import Sequence, few, open_dataset, sound_sequences
+from .datasets import DatasetOptions, Sequence, few, sound_sequences
 from .mask_folder import Identity, MaskFolder, check_results, write_submission
 from .metrics import boundary_accuracy, region_similarity
 from .score_page import WorstFrame, as_page, draw_difference, worst_frames
@@ -38,12 +38,10 @@ POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationRequest(Options):
-    """What to evaluate, `Options` included; `threads` are those of all processes together.
+class EvaluationRequest(DatasetOptions):
+    """What to evaluate, `DatasetOptions` included; `threads` are those of all processes together.
 
     Attributes:
-        root, layout, split, single_object: see `datasets.open_dataset`.
-        sequences: their names; the data set's own choice if empty.
         bundle: name or folder of the bundle to run; `lite` if neither this nor `results` nor `baseline` is given.
         results: folder of masks made elsewhere, `SEQUENCE/FRAME.png`.
         baseline: name of one of `BASELINES`.
@@ -55,11 +53,6 @@ class EvaluationRequest(Options):
         html: file for the page.
     """
 
-    root: Path
-    layout: str = "auto"
-    split: str | None = None
-    single_object: bool = False
-    sequences: tuple[str, ...] = ()
     bundle: str | None = None
     results: Path | None = None
     baseline: str | None = None
@@ -105,7 +98,7 @@ def evaluate(request: EvaluationRequest, display: Display) -> Evaluation:
     """
     _check(request)
     maker = _maker(request)
-    dataset = open_dataset(request.root, request.layout, split=request.split, single_object=request.single_object)
+    dataset = request.open()
     sequences, left_out = sound_sequences(dataset, request.sequences)
     for why in left_out.values():
         display.note(f"left out: {why}")

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...runtime.video.masks import mask_iou
+from ...runtime.video.overlap import mask_iou
 
 BOUNDARY_TOLERANCE = 0.008
 """Distance at which two boundaries still match, as a share of the image's diagonal."""

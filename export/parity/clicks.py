@@ -17,7 +17,7 @@ from ...runtime.clicks.simulated import next_click
 from ...runtime.cpu.onnxruntime_engine import Buffer, Runnable
 from ...runtime.manifest import ClosedLoop, Parity
 from ...runtime.settings import available_cores
-from ...runtime.video.masks import mask_iou
+from ...runtime.video.overlap import mask_iou
 from ..graphs.clicks import CLICK_GRAPHS
 from ..graphs.graph import Graph
 from .graphs import OBJECTS, compare_graph, read_clip

@@ -22,7 +22,8 @@ from ...runtime.manifest import ClosedLoop, GraphParity, Parity
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings, available_cores
 from ...runtime.tracking.crop import cut_image, cut_mask, place_window, vector
-from ...runtime.video.masks import mask_iou, read_label_map
+from ...runtime.video.masks import read_label_map
+from ...runtime.video.overlap import mask_iou
 from ...runtime.video.sources import open_source
 from ..graphs.graph import Graph
 from ..graphs.grown_memory import GRAPHS

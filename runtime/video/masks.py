@@ -63,12 +63,6 @@ def write_label_map(path: Path, labels: NDArray[np.uint8]) -> None:
     write_whole(path, lambda aside: image.save(aside, format="PNG"))
 
 
-def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Intersection over union of two masks; two empty ones agree."""
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
-
-
 def read_label_map(path: Path, *, hard: bool = False, white: int = 1) -> NDArray[np.uint8]:
     """Read a mask as a label map (H, W): 0 for the background, ids from 1 to 255.
 

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import av
 import numpy as np
@@ -232,8 +233,10 @@ def test_everything_that_is_saved(open_page, studio):
     assert len(names) == COUNT
     np.testing.assert_array_equal(cut[..., 3] > 0, labels[0] > 0)
     coco = json.loads(saved(page, "coco.json"))
+    frame_of = {image["id"]: int(Path(image["file_name"]).stem) for image in coco["images"]}
+    assert {frame_of[item["image_id"]] for item in coco["annotations"]} == set(labels)
     for item in coco["annotations"]:
-        np.testing.assert_array_equal(rle.decode(item["segmentation"]), labels[item["image_id"] - 1] == 1)
+        np.testing.assert_array_equal(rle.decode(item["segmentation"]), labels[frame_of[item["image_id"]]] == 1)
     with zipfile.ZipFile(BytesIO(saved(page, "yolo.zip"))) as archive:
         line = archive.read(sorted(name for name in archive.namelist() if name.endswith("txt"))[0]).decode().split()
     shares = np.array(line[1:], float).reshape(-1, 2)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from ...errors import WeightsError
 from ...model.clicks import ClickNet
+from ..files import read_weights
 
 _TRUNK = "backbone."
 
@@ -19,12 +17,7 @@ def init_click_weights(net: ClickNet, path: Path) -> None:
     Raises:
         WeightsError: the file is missing, damaged, or holds neither.
     """
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path} is not a whole safetensors file ({error}): expected weights to start from"
-        ) from None
+    tensors = read_weights(path)
     shapes = {n: t.shape for n, t in net.state_dict().items() if not n.endswith("num_batches_tracked")}
     trunk = {name: shape for name, shape in shapes.items() if name.startswith(_TRUNK)}
     wanted = shapes if set(shapes) <= set(tensors) else trunk

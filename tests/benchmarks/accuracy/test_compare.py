@@ -9,17 +9,6 @@ from jointrt.runtime.manifest import ClosedLoop, Parity
 from jointrt.runtime.video.masks import write_label_map
 
 
-class Silent:
-    def begin(self, total, done):
-        self.total, self.done = total, done
-
-    def advance(self):
-        self.done += 1
-
-    def note(self, text):
-        raise AssertionError(text)
-
-
 @pytest.fixture
 def dataset(tmp_path, disc):
     for name, first in (("a", 0), ("b", 7)):
@@ -33,8 +22,8 @@ def dataset(tmp_path, disc):
     return tmp_path
 
 
-def test_a_bundle_agrees_with_its_network_and_a_tight_floor_fails(tiny_bundle, dataset):
-    display, curve = Silent(), dataset / "curve.png"
+def test_a_bundle_agrees_with_its_network_and_a_tight_floor_fails(tiny_bundle, dataset, display):
+    curve = dataset / "curve.png"
     request = {"bundle": str(tiny_bundle.folder), "root": dataset, "curve": curve}
     found = compare(CompareRequest(**request), display)
     assert not found.failures
@@ -43,19 +32,19 @@ def test_a_bundle_agrees_with_its_network_and_a_tight_floor_fails(tiny_bundle, d
     assert found.gain.mean == pytest.approx(0, abs=1e-3)
     assert all(len(clip.iou) == 3 and clip.tested is not None for clip in found.clips)
     assert cv2.imread(str(curve)).shape[2] == 3
-    failed = compare(CompareRequest(**request, max_error=1e-12), Silent()).failures
+    failed = compare(CompareRequest(**request, max_error=1e-12), display).failures
     assert any(line.startswith("backbone") for line in failed)
 
 
 @pytest.mark.usefixtures("needs_openvino")
-def test_a_backend_is_tested_and_judged_by_its_precision(tiny_bundle, dataset):
+def test_a_backend_is_tested_and_judged_by_its_precision(tiny_bundle, dataset, display):
     """fp32 keeps the graphs' tolerance, bf16 has none by default and misses it by far."""
     both = {"bundle": str(tiny_bundle.folder), "baseline": str(tiny_bundle.folder), "root": dataset, "frames": 3}
-    exact = compare(CompareRequest(**both, backend="openvino"), Silent())
+    exact = compare(CompareRequest(**both, backend="openvino"), display)
     assert not exact.failures
     assert 0 < max(g.rel_l2 for g in exact.graphs) < 1e-4
     if computes_bf16():
-        rounded = compare(CompareRequest(**both, backend="openvino:bf16"), Silent())
+        rounded = compare(CompareRequest(**both, backend="openvino:bf16"), display)
         assert max(g.rel_l2 for g in rounded.graphs) > 1e-3
         assert not any("relative L2" in line for line in rounded.failures)
 
@@ -68,9 +57,9 @@ def test_a_number_that_is_none_is_the_worst():
         assert failures(Parity(graphs=(found,), closed_loop=ClosedLoop(frames=1, mean_iou=1.0, min_iou=1.0)))
 
 
-def test_sequences_without_a_data_set_are_refused():
+def test_sequences_without_a_data_set_are_refused(display):
     with pytest.raises(SettingsError, match="--data"):
-        compare(CompareRequest(bundle="lite", sequences=("a",)), Silent())
+        compare(CompareRequest(bundle="lite", sequences=("a",)), display)
 
 
 def test_the_interval_covers_what_the_normal_theory_says():

@@ -19,20 +19,6 @@ STEP = 2
 """Columns that the square moves from frame to frame."""
 
 
-class Progress:
-    def __init__(self):
-        self.total, self.done = 0, 0
-
-    def begin(self, total, done):
-        self.total, self.done = total, done
-
-    def advance(self):
-        self.done += 1
-
-    def note(self, text):
-        raise AssertionError(text)
-
-
 class Still:
     """Leaves every object where it was given last."""
 
@@ -71,13 +57,13 @@ def davis(tmp_path):
     return root
 
 
-def test_the_worst_frame_is_mended_and_those_behind_it_gain(davis, monkeypatch, tmp_path):
+def test_the_worst_frame_is_mended_and_those_behind_it_gain(davis, monkeypatch, tmp_path, display):
     """The last scored frame, 8, is the worst; but behind it nothing counts, so that 7 is mended, then 6."""
     monkeypatch.setattr(corrections.Segmenter, "load", lambda *a, **k: Still())
-    progress, file = Progress(), tmp_path / "figures.csv"
-    (found,) = evaluate_corrections(CorrectionRequest(root=davis, corrections=2, csv=file), progress)
+    file = tmp_path / "figures.csv"
+    (found,) = evaluate_corrections(CorrectionRequest(root=davis, corrections=2, csv=file), display)
     assert [found.scored[p] for p in found.places] == ["00007", "00006"]
-    assert progress.done == progress.total == 3 * COUNT
+    assert display.done == display.total == 3 * COUNT
     shifts = [range(1, 9), [1, 2, 3, 4, 5, 6, 0, 1], [1, 2, 3, 4, 5, 0, 0, 1]]
     for counted, expected in zip(found.passes, shifts, strict=True):
         assert counted[0] == pytest.approx([quality(s) for s in expected])
@@ -93,9 +79,9 @@ def test_the_worst_frame_is_mended_and_those_behind_it_gain(davis, monkeypatch, 
     assert (rows[0]["behind_with"], float(rows[1]["behind_with"])) == ("", pytest.approx(quality(1)))
 
 
-def test_a_sequence_that_is_mended_throughout_is_mended_no_more(davis, monkeypatch):
+def test_a_sequence_that_is_mended_throughout_is_mended_no_more(davis, monkeypatch, display):
     monkeypatch.setattr(corrections.Segmenter, "load", lambda *a, **k: Still())
-    (found,) = evaluate_corrections(CorrectionRequest(root=davis, corrections=20), Progress())
+    (found,) = evaluate_corrections(CorrectionRequest(root=davis, corrections=20), display)
     assert len(found.places) == COUNT - 3
     assert found.quality(20) == found.quality(COUNT - 3)
     assert found.behind(20) == ([], [])
@@ -113,13 +99,13 @@ def test_objects_count_where_they_count():
     assert found.behind(1) == (pytest.approx([0.75, 0.1]), pytest.approx([0.9, 0.5]))
 
 
-def test_what_cannot_be_corrected_is_refused(davis):
+def test_what_cannot_be_corrected_is_refused(davis, display):
     with pytest.raises(SettingsError, match="corrections is 0: expected 1 to 100"):
-        evaluate_corrections(CorrectionRequest(root=davis, corrections=0), Progress())
+        evaluate_corrections(CorrectionRequest(root=davis, corrections=0), display)
     for t in range(1, COUNT):
         (davis / f"Annotations/480p/solo/{t:05d}.png").unlink()
     with pytest.raises(DatasetError, match="no truth beyond the given masks for solo"):
-        evaluate_corrections(CorrectionRequest(root=davis), Progress())
+        evaluate_corrections(CorrectionRequest(root=davis), display)
 
 
 def test_the_command_corrects_with_the_shipped_model(davis, disc, monkeypatch, capsys):

@@ -20,6 +20,7 @@ from jointrt.runtime.device.engines.torch import HalfBackbone, fused, halve_conv
 from jointrt.runtime.device.follower import DeviceFollower
 from jointrt.runtime.segmenter import Segmenter
 from jointrt.runtime.settings import Settings
+from jointrt.runtime.video.overlap import mask_iou
 from PIL import Image
 from torch import nn
 
@@ -40,10 +41,6 @@ def shipped_clip(count):
     film = cv2.VideoCapture(str(folder / "dog.mp4"))
     frames = [film.read()[1][..., ::-1].copy() for _ in range(count)]
     return frames, np.array(Image.open(folder / "dog.png"))
-
-
-def iou(a, b):
-    return (a & b).sum() / (a | b).sum()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +67,7 @@ def test_masks_of_the_shipped_clip_are_those_of_the_cpu(net, half_arithmetic, de
             expected, found = reference.step(frame, mask), tested.step(frame, mask)
             tensors = tested.tracking.batch.tensors
             for index, object_id in enumerate(reference.object_ids):
-                assert iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
+                assert mask_iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
                 if t:
                     window = reference.tracking.trackers[object_id].window
                     corners = torch.cat((tensors["start"], tensors["stop"]), 1)[index]
@@ -92,7 +89,7 @@ def test_steady_windows_hold_by_themselves(net, device, count):
     for t, frame in enumerate(frames):
         expected, found = (s.step(frame, None if t else labels) for s in (reference, tested))
         for object_id in reference.object_ids:
-            assert iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
+            assert mask_iou(found == object_id, expected == object_id) >= 0.99, (t, object_id)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The studio as a person feels it, in a headless Chromium: from a click to its mask, and scrubbing over a long film.
 
-`python -m jointrt.benchmarks.studio` prints two tables; it needs the extra `studio`, playwright and chromium.
+`python -m jointrt.benchmarks.speed.studio` prints two tables; it needs the extra `studio`, playwright and chromium.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Annotated, Any
 
 import av
 import cv2
-import jointrt
 import numpy as np
 import typer
-from jointrt.runtime.video.sources import open_source
 
-CLIP = Path(jointrt.__file__).parent / "examples" / "dog.mp4"
+from ...runtime.video.sources import open_source
+from .clip import CLIP
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SCRUB = """
 ([from, count, rate]) => new Promise((done) => {
