@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -35,8 +34,7 @@ def wheel(tmp_path_factory):
         made = subprocess.run([sys.executable, "-c", script], cwd=where, capture_output=True, text=True, check=True)
         return folder / made.stdout.splitlines()[-1]
 
-    with tarfile.open(build("sdist", tree)) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+    shutil.unpack_archive(build("sdist", tree), folder / "unpacked")
     (unpacked,) = (folder / "unpacked").iterdir()
     return build("wheel", unpacked)
 

@@ -108,7 +108,8 @@ def unpack(carried: Path, kept: Path) -> list[str]:
             continue
         try:
             with tarfile.open(path) as archive:
-                archive.extractall(data, filter="data")
+                for member in archive:
+                    _unpack(archive, member, data)
         except (tarfile.TarError, OSError) as error:
             raise DatasetError(f"{path} cannot be unpacked ({error}): expected an archive of `pack`") from None
         replace_file(mark, b"")
@@ -117,6 +118,15 @@ def unpack(carried: Path, kept: Path) -> list[str]:
         raise DatasetError(f"{carried} holds no archive: expected data-1-of-N.tar of `pack`")
     count = int(next(iter(done)).removesuffix(".tar").rpartition("-")[2])
     return sorted({f"data-{index}-of-{count}.tar" for index in range(1, count + 1)} - done)
+
+
+def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """One file; `extractall` knows which members are safe only from Python 3.11.4 on."""
+    target, content = folder / member.name, archive.extractfile(member) if member.isfile() else None
+    if content is None or not target.resolve().is_relative_to(folder.resolve()):
+        raise tarfile.TarError(f"{member.name} is no file, or leads out of the folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content.read())
 
 
 def deliver(run: Path, out: Path) -> Path | None:

@@ -3,14 +3,16 @@
 import argparse
 import dataclasses
 import hashlib
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from jointrt.errors import WeightsError
+from jointrt.errors import DatasetError, WeightsError
 from jointrt.training import on_gpu
 from jointrt.training import settings as settings_module
 from jointrt.training.files import load_checkpoint
@@ -103,3 +105,14 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="fit together"):
         on_gpu.join(delivered, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("../out.jpg", tarfile.REGTYPE), ("data.jpg", tarfile.SYMTYPE)])
+def test_an_archive_stays_in_its_folder(tmp_path: Path, name: str, kind: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/hostname"
+    with tarfile.open(tmp_path / "data-1-of-1.tar", "w") as archive:
+        archive.addfile(member, io.BytesIO())
+    with pytest.raises(DatasetError, match="leads out"):
+        on_gpu.unpack(tmp_path, tmp_path / "kept")
+    assert [path.name for path in tmp_path.rglob("*.jpg")] == []
