@@ -397,9 +397,11 @@ def _spread(
         pending = set(futures.values())
         while pending:
             finished, pending = concurrent.futures.wait(pending, POLL_SECONDS, concurrent.futures.FIRST_EXCEPTION)
-            for _ in range(done.value - shown):
+            # Read once: the processes go on counting.
+            counted = done.value
+            for _ in range(counted - shown):
                 display.advance()
-            shown = done.value
+            shown = counted
             for future in finished:
                 future.result()
         return [futures[job.sequence.name].result() for job in jobs]
