@@ -8,8 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from .errors import OutputError
 
 
@@ -56,6 +54,8 @@ def cache_folder(name: str) -> Path:
     Raises:
         OutputError: it cannot be made.
     """
+    from platformdirs import user_cache_path
+
     folder = user_cache_path("jointrt", appauthor=False) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
