@@ -17,6 +17,7 @@ class Name(StrEnum):
 
     TENSORRT = "tensorrt"
     TORCH = "torch"
+    COMPILED = "torch:compiled"
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
 
@@ -130,6 +131,16 @@ BACKENDS = (
         f"the bundle holds no {WEIGHTS} (`jointrt export` puts them in)",
     ),
     Backend(
+        Name.COMPILED,
+        "PyTorch, compiled,",
+        Orchestrator.DEVICE,
+        ("cuda", "cpu"),
+        (),
+        (Precision.FP32, Precision.FP16),
+        "gpu",
+        f"the bundle holds no {WEIGHTS} (`jointrt export` puts them in)",
+    ),
+    Backend(
         Name.ONNXRUNTIME,
         "ONNX Runtime",
         Orchestrator.DEVICE,
@@ -193,9 +204,11 @@ def split_backend(backend: str) -> tuple[str, str | None]:
     Raises:
         SettingsError: there is no such backend, or none that computes in this precision.
     """
-    name, _, precision = backend.partition(":")
-    if name not in CHOICES:
-        raise SettingsError(f"backend is {name!r}: expected one of {', '.join(CHOICES)}")
+    fitting = [choice for choice in CHOICES if f"{backend}:".startswith(f"{choice}:")]
+    if not fitting:
+        raise SettingsError(f"backend is {backend.partition(':')[0]!r}: expected one of {', '.join(CHOICES)}")
+    name = max(fitting, key=len)
+    precision = backend[len(name) + 1 :]
     known = {f"{b.name}:{p}": None for b in BACKENDS for p in b.precisions if len(b.precisions) > 1}
     if precision and backend not in known:
         raise SettingsError(f"backend is {backend!r}: expected a backend alone, or one of {', '.join(known)}")
@@ -221,7 +234,7 @@ def default_bundle(backend: str = AUTO, device: str = "cpu") -> str:
         SettingsError, DeviceError: there is no such backend or device.
     """
     name, _ = split_backend(backend)
-    return "lite-int8" if check_device(device) == "cpu" and name != Name.TORCH else "lite"
+    return "lite-int8" if check_device(device) == "cpu" and name not in (Name.TORCH, Name.COMPILED) else "lite"
 
 
 def candidates(backend: str, device: str) -> list[Backend]:

@@ -34,7 +34,9 @@ def load_network(bundle: Bundle, choice: Choice, settings: Settings) -> DeviceNe
             f"`pip install 'jointrt[{choice.backend.extra}]'`"
         ) from None
     lane.wait()
-    return DeviceNetwork(engines, bundle.manifest.geometry, settings, lane)
+    network = DeviceNetwork(engines, bundle.manifest.geometry, settings, lane)
+    network.compiled = choice.name is Name.COMPILED
+    return network
 
 
 def _load_engines(bundle: Bundle, choice: Choice, settings: Settings, lane: Lane) -> dict[str, DeviceEngine]:
@@ -43,10 +45,13 @@ def _load_engines(bundle: Bundle, choice: Choice, settings: Settings, lane: Lane
         from .engines import tensorrt
 
         return {**tensorrt.load_engines(bundle, settings, device=choice.device, allocate=lane.allocate)}
-    if choice.name is Name.TORCH:
+    if choice.name in (Name.TORCH, Name.COMPILED):
         from .engines import torch
 
-        return torch.load_engines(bundle, settings, device=choice.device, precision=choice.precision)
+        compiled = choice.name is Name.COMPILED
+        return torch.load_engines(
+            bundle, settings, device=choice.device, precision=choice.precision, compiled=compiled
+        )
     from .engines import onnxruntime
 
     return onnxruntime.load_engines(bundle, settings, device=choice.device, stream=lane.handle)

@@ -89,7 +89,8 @@ def _torch_problem(device: str) -> JointError | None:
 
 def backend_problem(name: Name) -> str | None:
     """Why a backend could not be used on the first GPU, whatever the bundle; None if nothing speaks against it."""
-    needs = {Name.TORCH: ("torch", "safetensors"), Name.ONNXRUNTIME: ("torch", "onnxruntime")}.get(name, ())
+    of_torch = ("torch", "safetensors")
+    needs = {Name.TORCH: of_torch, Name.COMPILED: of_torch, Name.ONNXRUNTIME: ("torch", "onnxruntime")}.get(name, ())
     missing = [module for module in needs if importlib.util.find_spec(module) is None]
     if missing:
         return f"{' and '.join(missing)} not installed (extra: gpu)"

@@ -1,7 +1,8 @@
 """The PyTorch network as a backend: its graphs as `DeviceEngine`s, nothing to build.
 
 With fp16, convolutions run in half precision on channels-last memory and the memory's products as `half_memory` says;
-norms, exponentials, sums and whatever is carried from frame to frame stay in fp32.
+norms, exponentials, sums and whatever is carried from frame to frame stay in fp32. Compiled, Inductor makes one function
+of each graph: what follows a convolution or a product becomes part of it, or one kernel.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ from ....model.transformer import to_tokens
 from ...bundle import Bundle
 from ...manifest import Port
 from ...settings import Settings
+from ..frame_work import compiled as compile_function
 from .protocol import BoundGraph, DeviceArray, DeviceEngine, check_arrays
 
 Precision = Literal["fp32", "fp16"]
@@ -108,8 +110,13 @@ class TorchEngine:
     capturable = True
     in_place = True
 
-    def __init__(self, graph: Graph, precision: Precision) -> None:
+    def __init__(self, graph: Graph, precision: Precision, *, compiled: bool = False) -> None:
         self.graph = graph
+        self._call: Callable[..., Any] = graph
+        self._renew: Callable[..., Any] | None = graph.renew if isinstance(graph, MemoryUpdateGraph) else None
+        if compiled:
+            self._call = compile_function(graph)
+            self._renew = self._renew and compile_function(self._renew)
         ports = (*graph.inputs(), *graph.outputs())
         self.ports: Mapping[str, Port] = {
             port.name: port.model_copy(update={"dtype": port_dtype(port.name, precision)}) for port in ports
@@ -122,8 +129,10 @@ class TorchEngine:
             [_view(port.name, arrays[port.name]) for port in ports]
             for ports in (self.graph.inputs(), self.graph.outputs())
         )
-        renewed = isinstance(self.graph, MemoryUpdateGraph) and outputs[0].data_ptr() == inputs[0].data_ptr()
-        return (_BoundRenewal if renewed else _BoundModule)(self.graph, inputs, outputs)
+        if self._renew is not None and outputs[0].data_ptr() == inputs[0].data_ptr():
+            # The banks are renewed where they lie.
+            return _BoundFunction(self._renew, inputs, outputs[-1:])
+        return _BoundFunction(self._call, inputs, outputs)
 
 
 def _view(name: str, array: DeviceArray) -> Tensor:
@@ -136,30 +145,19 @@ def _view(name: str, array: DeviceArray) -> Tensor:
     return tensor.view(B, H, W, C).permute(0, 3, 1, 2)
 
 
-class _BoundModule:
-    """A module with tensors to read and to fill."""
+class _BoundFunction:
+    """A function with tensors to read and to fill."""
 
-    def __init__(self, module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        self.module, self.inputs, self.outputs = module, inputs, outputs
+    def __init__(self, function: Callable[..., Any], inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        self.function, self.inputs, self.outputs = function, inputs, outputs
 
     def enqueue(self, stream: int) -> None:
         """Compute; the current stream of torch must be `stream`."""
         del stream
         with torch.no_grad(), arithmetic():
-            results = self.module(*self.inputs)
+            results = self.function(*self.inputs)
             for output, result in zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=True):
                 output.copy_(result)
-
-
-class _BoundRenewal(_BoundModule):
-    """A memory update whose banks are renewed where they lie."""
-
-    def enqueue(self, stream: int) -> None:
-        """Compute; the current stream of torch must be `stream`."""
-        del stream
-        assert isinstance(self.module, MemoryUpdateGraph)
-        with torch.no_grad(), arithmetic():
-            self.outputs[-1].copy_(self.module.renew(*self.inputs))
 
 
 class HalfBackbone(DirectBackboneGraph):
@@ -226,18 +224,20 @@ _GRAPHS: dict[str, tuple[tuple[type[Graph], ...], tuple[type[FixedMemoryGraph], 
 
 
 def torch_engines(
-    net: JointNet, capacity: int, precision: Precision, device: torch.device | str
+    net: JointNet, capacity: int, precision: Precision, device: torch.device | str, *, compiled: bool = False
 ) -> dict[str, DeviceEngine]:
-    """Every graph of a network, on a device, with so many memory slots."""
+    """Every graph of a network, on a device, with so many memory slots; compiled at its first call if asked for."""
     net = fused(net).to(device)
     if precision == "fp16":
         halve_convolutions(net)
     ends, over_memory = _GRAPHS[precision]
     graphs = [*(kind(net) for kind in ends), *(kind(net, capacity) for kind in over_memory)]
-    return {graph.name: TorchEngine(graph.eval().to(device), precision) for graph in graphs}
+    return {graph.name: TorchEngine(graph.eval().to(device), precision, compiled=compiled) for graph in graphs}
 
 
-def load_engines(bundle: Bundle, settings: Settings, *, device: str, precision: str) -> dict[str, DeviceEngine]:
+def load_engines(
+    bundle: Bundle, settings: Settings, *, device: str, precision: str, compiled: bool = False
+) -> dict[str, DeviceEngine]:
     """The engines of a bundle's weights.
 
     Args:
@@ -245,8 +245,10 @@ def load_engines(bundle: Bundle, settings: Settings, *, device: str, precision: 
         settings: memory.
         device: "cuda", "cuda:1", ..., "cpu".
         precision: "fp16" or "fp32".
+        compiled: whether Inductor compiles them, each at its first call.
 
     Raises:
         BundleError: the bundle holds no weights.
     """
-    return torch_engines(bundle_network(bundle), settings.memory, precision, device)  # type: ignore[arg-type]
+    net = bundle_network(bundle)
+    return torch_engines(net, settings.memory, precision, device, compiled=compiled)  # type: ignore[arg-type]
