@@ -18,6 +18,7 @@ class Name(StrEnum):
     TENSORRT = "tensorrt"
     TORCH = "torch"
     COMPILED = "torch:compiled"
+    AOTI = "aoti"
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
 
@@ -129,6 +130,16 @@ BACKENDS = (
         (Precision.FP32, Precision.FP16),
         "gpu",
         f"the bundle holds no {WEIGHTS} (`jointrt export` puts them in)",
+    ),
+    Backend(
+        Name.AOTI,
+        "PyTorch, compiled ahead,",
+        Orchestrator.DEVICE,
+        ("cuda", "cpu"),
+        ("aoti",),
+        (),
+        "gpu",
+        "the bundle holds no packages of AOTInductor (`jointrt build BUNDLE --backend aoti`)",
     ),
     Backend(
         Name.COMPILED,
@@ -286,6 +297,8 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str | None = None, de
         )
     chosen = suitable[0]
     why = _why(chosen, there, bundle) if name == AUTO else "as asked for"
+    if chosen.name is Name.COMPILED:
+        why += "; the first frames compile it, which takes minutes once"
     if chosen.orchestrator is Orchestrator.HOST and name != AUTO:
         why = ""
     return Choice(chosen.name, chosen.precision(bundle, precision, device), device, why, chosen)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -45,62 +43,10 @@ from ...bundle import Bundle
 from ...manifest import Port
 from ...settings import Settings
 from ..frame_work import compiled as compile_function
+from .functions import BoundFunction, tensor_of
 from .protocol import BoundGraph, DeviceArray, DeviceEngine, check_arrays
 
 Precision = Literal["fp32", "fp16"]
-
-
-class _Flags:
-    """Torch's flags are the process's: the first block that begins sets them, the last one that ends puts them back."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._blocks = 0
-        self._before = self._read()
-
-    @staticmethod
-    def _read() -> tuple[bool, ...]:
-        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
-        flags = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cuda.matmul.allow_tf32)
-        return *flags, cuda.cudnn_sdp_enabled()
-
-    @staticmethod
-    def _write(flags: tuple[bool, ...]) -> None:
-        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
-        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cuda.matmul.allow_tf32 = flags[:4]
-        cuda.enable_cudnn_sdp(flags[4])
-
-    def begin(self) -> None:
-        """Set what `arithmetic` promises, but for blocks that have set it."""
-        with self._lock:
-            self._blocks += 1
-            if self._blocks == 1:
-                self._before = self._read()
-                # cuDNN's attention does not split keys: one head and few queries leave most of a GPU idle.
-                self._write((True, False, False, False, False))
-
-    def end(self) -> None:
-        """Put back what was set before the first block."""
-        with self._lock:
-            self._blocks -= 1
-            if not self._blocks:
-                self._write(self._before)
-
-
-_FLAGS = _Flags()
-
-
-@contextmanager
-def arithmetic() -> Iterator[None]:
-    """fp32 means fp32 in the block, and convolutions are tried out for their shapes; the process's choice returns.
-
-    Blocks of several threads may overlap.
-    """
-    _FLAGS.begin()
-    try:
-        yield
-    finally:
-        _FLAGS.end()
 
 
 class TorchEngine:
@@ -115,8 +61,8 @@ class TorchEngine:
         self._call: Callable[..., Any] = graph
         self._renew: Callable[..., Any] | None = graph.renew if isinstance(graph, MemoryUpdateGraph) else None
         if compiled:
-            self._call = compile_function(graph)
-            self._renew = self._renew and compile_function(self._renew)
+            self._call = compile_function(graph, dynamic=None)
+            self._renew = self._renew and compile_function(self._renew, dynamic=None)
         ports = (*graph.inputs(), *graph.outputs())
         self.ports: Mapping[str, Port] = {
             port.name: port.model_copy(update={"dtype": port_dtype(port.name, precision)}) for port in ports
@@ -126,38 +72,13 @@ class TorchEngine:
         """Arrays whose owners are torch tensors."""
         check_arrays(self.graph.name, self.ports.values(), arrays)
         inputs, outputs = (
-            [_view(port.name, arrays[port.name]) for port in ports]
+            [tensor_of(port.name, arrays[port.name]) for port in ports]
             for ports in (self.graph.inputs(), self.graph.outputs())
         )
         if self._renew is not None and outputs[0].data_ptr() == inputs[0].data_ptr():
             # The banks are renewed where they lie.
-            return _BoundFunction(self._renew, inputs, outputs[-1:])
-        return _BoundFunction(self._call, inputs, outputs)
-
-
-def _view(name: str, array: DeviceArray) -> Tensor:
-    """The tensor behind an array; the trunk's layers, which only these graphs read, lie with channels last."""
-    tensor = array.owner
-    assert isinstance(tensor, Tensor)
-    if not name.startswith("layer"):
-        return tensor
-    B, C, H, W = array.shape
-    return tensor.view(B, H, W, C).permute(0, 3, 1, 2)
-
-
-class _BoundFunction:
-    """A function with tensors to read and to fill."""
-
-    def __init__(self, function: Callable[..., Any], inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        self.function, self.inputs, self.outputs = function, inputs, outputs
-
-    def enqueue(self, stream: int) -> None:
-        """Compute; the current stream of torch must be `stream`."""
-        del stream
-        with torch.no_grad(), arithmetic():
-            results = self.function(*self.inputs)
-            for output, result in zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=True):
-                output.copy_(result)
+            return BoundFunction(self._renew, inputs, outputs[-1:])
+        return BoundFunction(self._call, inputs, outputs)
 
 
 class HalfBackbone(DirectBackboneGraph):
