@@ -98,9 +98,7 @@ def build(
     weights: Weights = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            metavar="cpu|cuda", help="Device to build for, which must be here; aoti only.", show_default="cuda"
-        ),
+        typer.Option(metavar="cpu|cuda", help="Of this machine, to build for; aoti only.", show_default="cuda"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
@@ -130,7 +128,7 @@ def build(
         raise SettingsError(f"--device says nothing to {backend}: leave it out")
     opened = Bundle.open(bundle)
     defaults = opened.manifest.defaults
-    sizes = {
+    sizes: dict[str, Any] = {
         "memory": defaults.memory if memory is None else memory,
         "max_objects": defaults.max_objects if max_objects is None else max_objects,
     }
@@ -182,9 +180,7 @@ def verify(
     with console.status("comparing with the PyTorch network"):
         if is_for_clicks(find_bundle(bundle)):
             if (backend, device) != ("auto", "cpu"):
-                raise SettingsError(
-                    "bundles for clicks run in ONNX Runtime on the CPU: leave --backend and --device out"
-                )
+                raise SettingsError("--backend and --device say nothing to a bundle for clicks: leave them out")
             parity, precision = verify_click_bundle(ClickBundle.open(bundle), weights), ""
         else:
             parity, precision = verify_bundle(Bundle.open(bundle), backend, device, weights)

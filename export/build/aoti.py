@@ -1,4 +1,4 @@
-"""`jointrt build --backend aoti`: a bundle -> PyTorch's graphs, compiled ahead by AOTInductor for the device at hand."""
+"""`jointrt build --backend aoti`: a bundle -> PyTorch's graphs, compiled ahead for the device at hand."""
 
 from __future__ import annotations
 

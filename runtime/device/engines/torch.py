@@ -1,8 +1,8 @@
 """The PyTorch network as a backend: its graphs as `DeviceEngine`s, nothing to build.
 
 With fp16, convolutions run in half precision on channels-last memory and the memory's products as `half_memory` says;
-norms, exponentials, sums and whatever is carried from frame to frame stay in fp32. Compiled, Inductor makes one function
-of each graph: what follows a convolution or a product becomes part of it, or one kernel.
+norms, exponentials, sums and whatever is carried from frame to frame stay in fp32. Compiled, Inductor makes one
+function of each graph: what follows a convolution or a product becomes part of it, or one kernel.
 """
 
 from __future__ import annotations
