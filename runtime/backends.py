@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from ..errors import DeviceError, SettingsError
 from .bundle import WEIGHTS, Bundle
@@ -66,6 +68,11 @@ class Backend:
         """Whether it can run a bundle's graphs or weights."""
         return bundle.manifest.backend in self.bundles if self.bundles else WEIGHTS in bundle.manifest.files
 
+    def usual_precision(self, device: str) -> str:
+        """What is computed in unless another precision is asked for; empty where graphs have that of their build."""
+        half = Precision.FP16 in self.precisions and device != "cpu"
+        return Precision.FP16 if half else "".join(self.precisions[:1])
+
     def precision(self, bundle: Bundle, asked: str | None, device: str) -> str:
         """The precision that it computes in.
 
@@ -81,8 +88,7 @@ class Backend:
                 )
             return built
         if asked is None:
-            half = Precision.FP16 in self.precisions and device != "cpu"
-            return Precision.FP16 if half else self.precisions[0]
+            return self.usual_precision(device)
         if asked not in tuple(self.precisions):
             raise SettingsError(
                 f"precision is {asked!r}: expected {' or '.join(self.precisions)} of {self.title} on {_place(device)}"
@@ -265,7 +271,13 @@ def candidates(backend: str, device: str) -> list[Backend]:
     raise DeviceError(f"backend {name} runs on the CPU only: leave --device out, or take another backend")
 
 
-def choose(bundle: Bundle, backend: str = AUTO, precision: str | None = None, device: str = "cpu") -> Choice:
+def choose(
+    bundle: Bundle,
+    backend: str = AUTO,
+    precision: str | None = None,
+    device: str = "cpu",
+    speeds: Mapping[Name, float] = MappingProxyType({}),
+) -> Choice:
     """What runs a bundle on a device; loads nothing and asks no driver.
 
     On the CPU "auto" takes OpenVINO for graphs in 8 bits, where it is installed; those in fp32 it runs no faster, and
@@ -276,6 +288,7 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str | None = None, de
         backend: "auto", or a `Name`; "openvino:bf16" as with `precision`.
         precision: of `Precision`; what is usual if None.
         device: "cpu", "cuda", "cuda:1", ...
+        speeds: milliseconds per frame on this device, where they were measured; "auto" takes the fastest.
 
     Raises:
         DeviceError: there is no such device, or nothing that was asked for runs the bundle there.
@@ -297,6 +310,11 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str | None = None, de
         )
     chosen = suitable[0]
     why = _why(chosen, there, bundle) if name == AUTO else "as asked for"
+    if name == AUTO and chosen.name in speeds:
+        usual = chosen
+        chosen = min((b for b in suitable if b.name in speeds), key=lambda b: speeds[b.name])
+        if chosen is not usual:
+            why = f"{speeds[chosen.name]:.2f} ms where {usual.title} takes {speeds[usual.name]:.2f}, as measured here"
     if chosen.name is Name.COMPILED:
         why += "; the first frames compile it, which takes minutes once"
     if chosen.orchestrator is Orchestrator.HOST and name != AUTO:

@@ -33,11 +33,11 @@ class _Call(nn.Module):
 
     def __init__(self, engine: TorchEngine) -> None:
         super().__init__()
-        self.graph = engine.graph
+        self.part = engine.graph
 
     def forward(self, *values: Tensor) -> Any:
         """What the graph takes, in its order."""
-        return self.graph.renew(*values) if isinstance(self.graph, MemoryUpdateGraph) else self.graph(*values)
+        return self.part.renew(*values) if isinstance(self.part, MemoryUpdateGraph) else self.part(*values)
 
 
 def build_aoti_bundle(

@@ -10,6 +10,7 @@ from ...errors import DependencyError, DeviceError, JointError
 from ..backends import Choice, Name, Orchestrator, candidates, choose
 from ..bundle import Bundle
 from .cuda_driver import device_ordinal, query_cuda_driver
+from .speeds import known_speeds
 
 
 def choose_ready(bundle: Bundle, backend: str, precision: str | None, device: str) -> Choice:
@@ -23,7 +24,8 @@ def choose_ready(bundle: Bundle, backend: str, precision: str | None, device: st
     candidates(backend, device)
     if device != "cpu":
         refuse_missing_driver(device)
-    choice = choose(bundle, backend, precision, device)
+    speeds = {} if device == "cpu" else known_speeds(bundle.fingerprint, device_name(device))
+    choice = choose(bundle, backend, precision, device, speeds)
     if choice.orchestrator is Orchestrator.DEVICE and host_driven(choice.name, device) is None:
         refuse_unfit_torch(device)
     return choice
