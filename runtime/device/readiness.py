@@ -91,8 +91,11 @@ def _torch_problem(device: str) -> JointError | None:
 
 def backend_problem(name: Name) -> str | None:
     """Why a backend could not be used on the first GPU, whatever the bundle; None if nothing speaks against it."""
-    of_torch = ("torch", "safetensors")
-    needs = {Name.TORCH: of_torch, Name.COMPILED: of_torch, Name.ONNXRUNTIME: ("torch", "onnxruntime")}.get(name, ())
+    needs = {
+        **dict.fromkeys((Name.TORCH, Name.COMPILED), ("torch", "safetensors")),
+        Name.AOTI: ("torch",),
+        Name.ONNXRUNTIME: ("torch", "onnxruntime"),
+    }.get(name, ())
     missing = [module for module in needs if importlib.util.find_spec(module) is None]
     if missing:
         return f"{' and '.join(missing)} not installed (extra: gpu)"

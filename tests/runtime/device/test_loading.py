@@ -180,7 +180,7 @@ def test_a_bundle_is_timed_by_the_device_s_orchestrator(tiny_bundle, tmp_path, m
 def test_a_machine_without_a_gpu_says_so_of_every_backend():
     backends = [f for f in doctor.examine().findings if f.part == "backends"]
     found = {f.name: f for f in backends if f.name.startswith("cuda")}
-    assert set(found) == {"cuda, tensorrt", "cuda, torch", "cuda, onnxruntime"}
+    assert set(found) == {f"cuda, {name}" for name in ("tensorrt", "torch", "torch:compiled", "aoti", "onnxruntime")}
     if query_cuda_driver().problem is not None:
         assert {f.found for f in found.values()} == {"no NVIDIA driver"}
 
