@@ -170,6 +170,7 @@ def verify(
 
     from ..errors import SettingsError
     from ..export.build.clicks import verify_click_bundle
+    from ..export.checkpoint.network import bundle_network
     from ..export.parity.graphs import failures
     from ..export.parity.table import parity_table
     from ..export.parity.verify import verify_bundle
@@ -183,7 +184,8 @@ def verify(
                 raise SettingsError("--backend and --device say nothing to a bundle for clicks: leave them out")
             parity, precision = verify_click_bundle(ClickBundle.open(bundle), weights), ""
         else:
-            parity, precision = verify_bundle(Bundle.open(bundle), backend, device, weights)
+            opened = Bundle.open(bundle)
+            parity, precision = verify_bundle(opened, bundle_network(opened, weights), backend, device)
     console.print(parity_table(parity))
     failed = failures(parity, precision)
     for line in failed:

@@ -9,6 +9,7 @@ import pytest
 from jointrt import BatchSegmenter
 from jointrt.errors import BundleError, DependencyError, DeviceError, OutputError, SettingsError
 from jointrt.export.build.onnxruntime import build_onnx_bundle
+from jointrt.export.checkpoint.network import bundle_network
 from jointrt.export.parity.graphs import failures
 from jointrt.export.parity.verify import verify_bundle
 from jointrt.runtime import doctor
@@ -89,7 +90,7 @@ def test_what_was_measured_on_a_gpu_decides(tiny_bundle, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("backend", "precision"), [("torch", "fp32"), ("torch:fp16", "fp16"), ("openvino", "")])
 def test_a_bundle_is_verified_by_any_backend(tiny_bundle, needs_openvino, backend, precision):
-    parity, judged = verify_bundle(tiny_bundle, backend)
+    parity, judged = verify_bundle(tiny_bundle, bundle_network(tiny_bundle), backend)
     assert judged == precision
     assert not failures(parity, judged)
     assert parity.closed_loop.frames == 8
