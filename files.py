@@ -44,3 +44,21 @@ def check_writable(*files: Path | None) -> None:
     for file in files:
         if file is not None and (file.is_dir() or not file.parent.is_dir()):
             raise OutputError(f"{file} cannot be written: expected a file in a folder that exists")
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the user's for what can be made again, such as measurements of this machine and compiled code.
+
+    `$XDG_CACHE_HOME/jointrt/NAME` on Linux, and what is customary elsewhere; made if it is not there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    from platformdirs import user_cache_path
+
+    folder = user_cache_path("jointrt", appauthor=False) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}; set XDG_CACHE_HOME") from None
+    return folder

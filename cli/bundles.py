@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .app import app, print_error
-from .options import Memory, Weights
+from .options import Backend, Device, Memory, Weights
 
 
 @app.command("import-checkpoint")
@@ -77,7 +77,7 @@ def export(
 def build(
     bundle: Annotated[str, typer.Argument(help="Name of an installed bundle of ONNX graphs, or its folder.")],
     backend: Annotated[
-        str, typer.Option(metavar="tensorrt|tensorrt-rtx|onnxruntime", help="What the engines are for.")
+        str, typer.Option(metavar="tensorrt|tensorrt-rtx|onnxruntime|aoti", help="What the engines are for.")
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder.", show_default="NAME-BACKEND")] = None,
     target: Annotated[
@@ -96,13 +96,21 @@ def build(
     ] = None,
     memory: Memory = None,
     weights: Weights = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="cpu|cuda", help="Of this machine, to build for; aoti only.", show_default="cuda"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Build engines for GPUs from a bundle; onnxruntime, and tensorrt-rtx with --target, need no GPU for that."""
+    """Build engines for GPUs from a bundle; onnxruntime, and tensorrt-rtx with --target, need no GPU for that.
+
+    aoti compiles PyTorch's graphs ahead, for a GPU or a CPU.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from ..errors import SettingsError
+    from ..export.build.aoti import build_aoti_bundle
     from ..export.build.onnxruntime import build_onnx_bundle
     from ..export.build.tensorrt import BuildOptions, build_bundle, parse_targets
     from ..export.parity.engines import why_not_here
@@ -111,22 +119,29 @@ def build(
 
     if clips and precision != "int8":
         raise SettingsError(f"--clips calibrates int8, the precision is {precision}: leave it out, or --precision int8")
-    here = backend == "onnxruntime"
-    if here and (target is not None or max_objects is not None):
+    onnx = backend == "onnxruntime"
+    if onnx and (target is not None or max_objects is not None):
         raise SettingsError("--target and --max-objects say nothing to ONNX Runtime: leave them out")
+    if backend == "aoti" and target is not None:
+        raise SettingsError("AOTInductor builds for the device of the machine it runs on: leave --target out")
+    if backend != "aoti" and device is not None:
+        raise SettingsError(f"--device says nothing to {backend}: leave it out")
     opened = Bundle.open(bundle)
     defaults = opened.manifest.defaults
-    capacity = defaults.memory if memory is None else memory
+    sizes: dict[str, Any] = {
+        "memory": defaults.memory if memory is None else memory,
+        "max_objects": defaults.max_objects if max_objects is None else max_objects,
+    }
     folder = out or Path(f"{opened.folder.resolve().name}-{backend}")
-    options = None
-    if not here:
-        options = BuildOptions.check(
-            backend=backend,
-            precision=precision,
-            targets=parse_targets(target),
-            max_objects=defaults.max_objects if max_objects is None else max_objects,
-            memory=capacity,
-        )
+
+    def made_with(**shared: Any) -> Bundle:
+        if onnx:
+            return build_onnx_bundle(opened, folder, precision=precision, memory=sizes["memory"], **shared)
+        if backend == "aoti":
+            return build_aoti_bundle(opened, folder, precision=precision, device=device or "cuda", **sizes, **shared)
+        options = BuildOptions.check(backend=backend, precision=precision, targets=parse_targets(target), **sizes)
+        return build_bundle(opened, folder, options, clips=clips or (), **shared)
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as bar:
         task = bar.add_task("building", total=None)
@@ -134,43 +149,45 @@ def build(
         def progress(step: str, done: int, total: int) -> None:
             bar.update(task, description=step, completed=done, total=total)
 
-        shared: dict[str, Any] = {"weights": weights, "overwrite": overwrite, "progress": progress}
-        if options is None:
-            made = build_onnx_bundle(opened, folder, precision=precision, memory=capacity, **shared)
-        else:
-            made = build_bundle(opened, folder, options, clips=clips or (), **shared)
-    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} {'graphs' if here else 'engines'}, {precision}")
+        made = made_with(weights=weights, overwrite=overwrite, progress=progress)
+    typer.echo(f"{made.folder}: {len(made.manifest.graphs)} {'graphs' if onnx else 'engines'}, {precision}")
     if made.manifest.parity is not None:
         Console().print(parity_table(made.manifest.parity))
     else:
-        reason = "not on a GPU yet" if here else why_not_here(made.manifest)
+        reason = "not on a GPU yet" if onnx else why_not_here(made.manifest)
         typer.echo(f"not compared with the PyTorch network: {reason}")
 
 
 @app.command()
 def verify(
     bundle: Annotated[str, typer.Argument(help="Name of an installed bundle, or a bundle's folder.")],
+    backend: Backend = "auto",
+    device: Device = "cpu",
     weights: Weights = None,
 ) -> None:
     """Compare a bundle with the PyTorch network again, on this machine; exit code 1 when over a tolerance."""
     from rich.console import Console
 
+    from ..errors import SettingsError
     from ..export.build.clicks import verify_click_bundle
     from ..export.checkpoint.network import bundle_network
-    from ..export.parity.graphs import failures, measure
+    from ..export.parity.graphs import failures
     from ..export.parity.table import parity_table
+    from ..export.parity.verify import verify_bundle
     from ..runtime.bundle import Bundle, find_bundle, is_for_clicks
     from ..runtime.clicks.bundle import ClickBundle
 
     console = Console()
     with console.status("comparing with the PyTorch network"):
         if is_for_clicks(find_bundle(bundle)):
-            parity = verify_click_bundle(ClickBundle.open(bundle), weights)
+            if (backend, device) != ("auto", "cpu"):
+                raise SettingsError("--backend and --device say nothing to a bundle for clicks: leave them out")
+            parity, precision = verify_click_bundle(ClickBundle.open(bundle), weights), ""
         else:
             opened = Bundle.open(bundle)
-            parity = measure(opened, bundle_network(opened, weights))
+            parity, precision = verify_bundle(opened, bundle_network(opened, weights), backend, device)
     console.print(parity_table(parity))
-    failed = failures(parity)
+    failed = failures(parity, precision)
     for line in failed:
         print_error(line)
     sys.exit(1 if failed else 0)

@@ -37,7 +37,7 @@ Backend = Annotated[
     typer.Option(
         metavar="NAME[:PRECISION]",
         help="What runs the engines: auto; on the CPU onnxruntime, openvino, or openvino:bf16, which changes masks a "
-        "little; on a GPU tensorrt, torch, torch:fp32 or onnxruntime.",
+        "little; on a GPU tensorrt, torch, torch:fp32, torch:compiled, aoti or onnxruntime.",
     ),
 ]
 MinArea = Annotated[

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from ..errors import DeviceError, SettingsError
 from .bundle import WEIGHTS, Bundle
@@ -17,6 +19,8 @@ class Name(StrEnum):
 
     TENSORRT = "tensorrt"
     TORCH = "torch"
+    COMPILED = "torch:compiled"
+    AOTI = "aoti"
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
 
@@ -64,6 +68,11 @@ class Backend:
         """Whether it can run a bundle's graphs or weights."""
         return bundle.manifest.backend in self.bundles if self.bundles else WEIGHTS in bundle.manifest.files
 
+    def usual_precision(self, device: str) -> str:
+        """What is computed in unless another precision is asked for; empty where graphs have that of their build."""
+        half = Precision.FP16 in self.precisions and device != "cpu"
+        return Precision.FP16 if half else "".join(self.precisions[:1])
+
     def precision(self, bundle: Bundle, asked: str | None, device: str) -> str:
         """The precision that it computes in.
 
@@ -79,8 +88,7 @@ class Backend:
                 )
             return built
         if asked is None:
-            half = Precision.FP16 in self.precisions and device != "cpu"
-            return Precision.FP16 if half else self.precisions[0]
+            return self.usual_precision(device)
         if asked not in tuple(self.precisions):
             raise SettingsError(
                 f"precision is {asked!r}: expected {' or '.join(self.precisions)} of {self.title} on {_place(device)}"
@@ -122,6 +130,26 @@ BACKENDS = (
     Backend(
         Name.TORCH,
         "PyTorch",
+        Orchestrator.DEVICE,
+        ("cuda", "cpu"),
+        (),
+        (Precision.FP32, Precision.FP16),
+        "gpu",
+        f"the bundle holds no {WEIGHTS} (`jointrt export` puts them in)",
+    ),
+    Backend(
+        Name.AOTI,
+        "PyTorch, compiled ahead,",
+        Orchestrator.DEVICE,
+        ("cuda", "cpu"),
+        ("aoti",),
+        (),
+        "gpu",
+        "the bundle holds no packages of AOTInductor (`jointrt build BUNDLE --backend aoti`)",
+    ),
+    Backend(
+        Name.COMPILED,
+        "PyTorch, compiled,",
         Orchestrator.DEVICE,
         ("cuda", "cpu"),
         (),
@@ -193,9 +221,11 @@ def split_backend(backend: str) -> tuple[str, str | None]:
     Raises:
         SettingsError: there is no such backend, or none that computes in this precision.
     """
-    name, _, precision = backend.partition(":")
-    if name not in CHOICES:
-        raise SettingsError(f"backend is {name!r}: expected one of {', '.join(CHOICES)}")
+    fitting = [choice for choice in CHOICES if f"{backend}:".startswith(f"{choice}:")]
+    if not fitting:
+        raise SettingsError(f"backend is {backend.partition(':')[0]!r}: expected one of {', '.join(CHOICES)}")
+    name = max(fitting, key=len)
+    precision = backend[len(name) + 1 :]
     known = {f"{b.name}:{p}": None for b in BACKENDS for p in b.precisions if len(b.precisions) > 1}
     if precision and backend not in known:
         raise SettingsError(f"backend is {backend!r}: expected a backend alone, or one of {', '.join(known)}")
@@ -221,7 +251,7 @@ def default_bundle(backend: str = AUTO, device: str = "cpu") -> str:
         SettingsError, DeviceError: there is no such backend or device.
     """
     name, _ = split_backend(backend)
-    return "lite-int8" if check_device(device) == "cpu" and name != Name.TORCH else "lite"
+    return "lite-int8" if check_device(device) == "cpu" and name not in (Name.TORCH, Name.COMPILED) else "lite"
 
 
 def candidates(backend: str, device: str) -> list[Backend]:
@@ -241,7 +271,13 @@ def candidates(backend: str, device: str) -> list[Backend]:
     raise DeviceError(f"backend {name} runs on the CPU only: leave --device out, or take another backend")
 
 
-def choose(bundle: Bundle, backend: str = AUTO, precision: str | None = None, device: str = "cpu") -> Choice:
+def choose(
+    bundle: Bundle,
+    backend: str = AUTO,
+    precision: str | None = None,
+    device: str = "cpu",
+    speeds: Mapping[Name, float] = MappingProxyType({}),
+) -> Choice:
     """What runs a bundle on a device; loads nothing and asks no driver.
 
     On the CPU "auto" takes OpenVINO for graphs in 8 bits, where it is installed; those in fp32 it runs no faster, and
@@ -252,6 +288,7 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str | None = None, de
         backend: "auto", or a `Name`; "openvino:bf16" as with `precision`.
         precision: of `Precision`; what is usual if None.
         device: "cpu", "cuda", "cuda:1", ...
+        speeds: milliseconds per frame on this device, where they were measured; "auto" takes the fastest.
 
     Raises:
         DeviceError: there is no such device, or nothing that was asked for runs the bundle there.
@@ -273,6 +310,13 @@ def choose(bundle: Bundle, backend: str = AUTO, precision: str | None = None, de
         )
     chosen = suitable[0]
     why = _why(chosen, there, bundle) if name == AUTO else "as asked for"
+    if name == AUTO and chosen.name in speeds:
+        usual = chosen
+        chosen = min((b for b in suitable if b.name in speeds), key=lambda b: speeds[b.name])
+        if chosen is not usual:
+            why = f"{speeds[chosen.name]:.2f} ms where {usual.title} takes {speeds[usual.name]:.2f}, as measured here"
+    if chosen.name is Name.COMPILED:
+        why += "; the first frames compile it, which takes minutes once"
     if chosen.orchestrator is Orchestrator.HOST and name != AUTO:
         why = ""
     return Choice(chosen.name, chosen.precision(bundle, precision, device), device, why, chosen)

@@ -124,6 +124,22 @@ class TensorRTRecord(Record):
     flags: tuple[str, ...]
 
 
+class AotiRecord(Record):
+    """What packages of AOTInductor were built with; they run nowhere else.
+
+    Attributes:
+        torch: its version.
+        device: "cuda" or "cpu".
+        processor: "sm90" of a GPU, instructions of a CPU as torch names them.
+        objects: largest number of objects in one call.
+    """
+
+    torch: str
+    device: str
+    processor: str
+    objects: int
+
+
 class GraphQuantization(Record):
     """What was found when a graph was quantised.
 
@@ -167,6 +183,7 @@ class Manifest(Record):
         precision: of the graphs.
         parity: None where the engines could not be run when they were built.
         tensorrt: of TensorRT engines only.
+        aoti: of packages of AOTInductor only.
         quantization: of int8 bundles only.
     """
 
@@ -178,10 +195,11 @@ class Manifest(Record):
     defaults: Defaults
     graphs: dict[str, GraphRecord]
     files: dict[FileName, Sha256]
-    backend: Literal["onnx", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+    backend: Literal["onnx", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "aoti"]
     precision: str
     opset: int
     tools: dict[str, str]
     parity: Parity | None
     tensorrt: TensorRTRecord | None = None
+    aoti: AotiRecord | None = None
     quantization: Quantization | None = None

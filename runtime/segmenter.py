@@ -81,8 +81,8 @@ class Segmenter:
                 are; or "frame", where all windows are the whole frame: for many objects that are not small.
             device: "cpu", "cuda", "cuda:1", ...
             backend: what runs the engines, see `backends`: "auto"; on the CPU "onnxruntime" or "openvino", on a GPU
-                "tensorrt", "torch" or "onnxruntime". "openvino:bf16" as with `precision`.
-            precision: "fp16" or "fp32" of the torch backend, "fp32" or "bf16" of OpenVINO; other engines have that of
+                "tensorrt", "torch", "torch:compiled", "aoti" or "onnxruntime". "openvino:bf16" as with `precision`.
+            precision: "fp16" or "fp32" of the torch backends, "fp32" or "bf16" of OpenVINO; other engines have that of
                 their build.
 
         Raises:

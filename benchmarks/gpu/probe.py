@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from ...runtime.device.engines.torch import TorchEngine, arithmetic
+from ...runtime.device.engines.functions import arithmetic
+from ...runtime.device.engines.torch import TorchEngine
 from ...runtime.device.frame_work import compiled
 from ...runtime.device.replay import Replay
 from ...runtime.device.video_batch import VideoBatch

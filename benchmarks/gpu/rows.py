@@ -23,7 +23,8 @@ from ...export.parity.reference import reference_defaults
 from ...export.parity.torch_network import torch_network
 from ...model.config import ModelConfig
 from ...model.network import JointNet
-from ...runtime.device.engines.torch import Precision, arithmetic
+from ...runtime.device.engines.functions import arithmetic
+from ...runtime.device.engines.torch import Precision
 from ...runtime.device.follower import DeviceFollower
 from ...runtime.device.layout import Followed, Layout
 from ...runtime.device.network import DeviceNetwork, FewShotLearner

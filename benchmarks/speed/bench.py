@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import DependencyError, SettingsError
 from ...runtime.bundle import Bundle
+from ...runtime.device.readiness import device_name
+from ...runtime.device.speeds import keep_speeds
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings
 from ...runtime.video.sources import open_source
@@ -159,7 +161,19 @@ def bench(
             for case in cases
             if request.clips and case.measurement.setup.kind == "bundle"
         ]
-    return BenchReport(environment, clip, [case.measurement for case in cases], products, peak, throughput)
+    measured = [case.measurement for case in cases]
+    if request.device != "cpu":
+        _keep_speeds(measured)
+    return BenchReport(environment, clip, measured, products, peak, throughput)
+
+
+def _keep_speeds(cases: Sequence[Measurement]) -> None:
+    """What "auto" goes by: one object, at the precision that a backend has unless another is asked for."""
+    for case in cases:
+        setup, choice = case.setup, case.setup.choice
+        usual = choice.backend.usual_precision(choice.device) in ("", choice.precision)
+        if setup.kind == "bundle" and setup.objects == 1 and usual:
+            keep_speeds(setup.fingerprint, device_name(choice.device), {choice.name: case.amortised_frame_ms})
 
 
 def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[Planned]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from ...runtime.manifest import GraphRecord
 from ..graphs.graph import Graph
@@ -30,6 +34,38 @@ def sample_inputs(graph: Graph, batch: int = 2, frames: int = 3) -> dict[str, Te
     }
 
 
+class _Reads(TorchFunctionMode):
+    """Notes which tensors the functions in its block read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call it, and keep its arguments in mind."""
+        del types
+        self.ids.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        return function(*args, **(kwargs or {}))
+
+
+def without_idle_weights(graph: Graph, inputs: Sequence[Tensor]) -> Graph:
+    """A copy of a graph with those of the network's weights that it reads, shared with it: each costs the tracer time.
+
+    Args:
+        graph: in eval mode.
+        inputs: of its forward pass, which is run once.
+    """
+    shared = {id(tensor): tensor for tensor in (*graph.parameters(), *graph.buffers())}
+    with torch.inference_mode(), _Reads() as reads:
+        graph(*inputs)
+    bare = copy.deepcopy(graph, dict(shared))
+    for module in bare.modules():
+        for held in (module._parameters, module._buffers):
+            for name in [n for n, tensor in held.items() if tensor is not None and id(tensor) not in reads.ids]:
+                held[name] = None
+    return bare
+
+
 def export_graph(graph: Graph, folder: Path) -> GraphRecord:
     """Trace a graph into `folder`/NAME.onnx, batch and memory frames dynamic.
 
@@ -44,7 +80,7 @@ def export_graph(graph: Graph, folder: Path) -> GraphRecord:
     }
     with _quiet():
         program = torch.onnx.export(
-            graph.eval(),
+            without_idle_weights(graph.eval(), tuple(inputs.values())),
             tuple(inputs.values()),
             input_names=[port.name for port in graph.inputs()],
             output_names=[port.name for port in graph.outputs()],

@@ -19,7 +19,7 @@ from ...runtime.bundle import Bundle
 from ...runtime.cpu.loading import load_engine
 from ...runtime.cpu.onnxruntime_engine import Buffer, Runnable
 from ...runtime.manifest import ClosedLoop, GraphParity, Parity
-from ...runtime.segmenter import Segmenter
+from ...runtime.segmenter import Segmenter, load_tracking
 from ...runtime.settings import Settings, available_cores
 from ...runtime.tracking.crop import cut_image, cut_mask, place_window, vector
 from ...runtime.video.masks import read_label_map
@@ -150,14 +150,14 @@ def differences(found: NDArray[np.float32], expected: NDArray[np.float32]) -> tu
     return float(np.abs(a - b).max()), float(np.linalg.norm(a - b) / norm), cosine
 
 
-def closed_loop(bundle: Bundle, net: JointNet) -> ClosedLoop:
-    """Masks of the shipped clip: the bundle against the PyTorch network with the released algorithm.
+def closed_loop(bundle: Bundle, net: JointNet, choice: Choice | None = None) -> ClosedLoop:
+    """Masks of the shipped clip: the bundle, as a choice runs it, against the PyTorch network's released algorithm.
 
     A small memory and a short interval let it grow, fill and be replaced within a few frames. The crops are cut alike
     (see `Segmenter.align`).
     """
-    tested = Segmenter.load(bundle.folder, memory=2, interval=2)
-    settings = Settings.resolve(bundle.manifest.defaults, memory=2, interval=2)
+    settings = Settings.resolve(bundle.manifest.defaults, memory=min(2, bundle.manifest.defaults.memory), interval=2)
+    tested = Segmenter(*load_tracking(bundle, choice or choose(bundle), settings))
     return compare_loops(tested, reference_segmenter(net, settings))
 
 
@@ -174,8 +174,8 @@ def compare_loops(tested: Segmenter, reference: Segmenter) -> ClosedLoop:
     return ClosedLoop(frames=len(frames), mean_iou=float(np.mean(scores)), min_iou=float(min(scores)))
 
 
-def measure(bundle: Bundle, net: JointNet) -> Parity:
-    """Graphs and closed loop.
+def measure(bundle: Bundle, net: JointNet, choice: Choice | None = None) -> Parity:
+    """Graphs and closed loop, the graphs in ONNX Runtime unless chosen otherwise.
 
     Raises:
         BundleError: the bundle was made for another network.
@@ -183,7 +183,7 @@ def measure(bundle: Bundle, net: JointNet) -> Parity:
     config = net.config
     if bundle.manifest.geometry != geometry_of(config):
         raise BundleError(f"{bundle.folder} was not made for these weights: geometry {bundle.manifest.geometry}")
-    return Parity(graphs=tuple(graph_parity(bundle, net)), closed_loop=closed_loop(bundle, net))
+    return Parity(graphs=tuple(graph_parity(bundle, net, choice)), closed_loop=closed_loop(bundle, net, choice))
 
 
 def failures(parity: Parity, precision: str = "") -> list[str]:

@@ -18,21 +18,21 @@ class TorchDevice:
     """See `runtime.engine_network.Device`; all arrays come from `zeros` or are parts of such."""
 
     def __init__(self, device: torch.device) -> None:
-        self._lane = Lane(device)
-        self.stream = self._lane.handle
+        self.lane = Lane(device)
+        self.stream = self.lane.handle
 
     def current(self) -> AbstractContextManager[None]:
         """The device and the stream, for what torch is asked."""
-        return self._lane.work()
+        return self.lane.work()
 
     def zeros(self, shape: tuple[int, ...], dtype: DType) -> DeviceArray:
         """A tensor of zeros."""
-        tensor = torch.zeros(shape, dtype=TORCH_TYPES[dtype], device=self._lane.device)
+        tensor = torch.zeros(shape, dtype=TORCH_TYPES[dtype], device=self.lane.device)
         return DeviceArray(tensor.data_ptr(), shape, dtype, tensor)
 
     def pinned(self, shape: tuple[int, ...], dtype: DType) -> NDArray[Any]:
         """A page-locked tensor, as an array; on the CPU an ordinary one."""
-        pinned = self._lane.device.type == "cuda"
+        pinned = self.lane.device.type == "cuda"
         array: NDArray[Any] = torch.zeros(shape, dtype=TORCH_TYPES[dtype], pin_memory=pinned).numpy()
         return array
 
@@ -50,7 +50,7 @@ class TorchDevice:
 
     def wait(self) -> None:
         """Until the stream is idle."""
-        self._lane.wait()
+        self.lane.wait()
 
 
 def _tensor(array: DeviceArray) -> Tensor:

@@ -7,12 +7,16 @@ into a multiplication and an addition with one rounding.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...errors import OutputError
+from ...files import cache_folder
 from ..manifest import Geometry, Windows
 from ..settings import ScoreResize
 from .geometry import (
@@ -40,11 +44,19 @@ def options() -> dict[str, Any]:
     return same if torch.cuda.is_available() else {**same, "compile_threads": 1}
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function through Inductor, as one graph, rounding as it does without; compiled at its first call."""
+def compiled(function: Callable[..., Any], *, dynamic: bool | None = False) -> Callable[..., Any]:
+    """The function through Inductor, as one graph, rounding as it does without; compiled at its first call.
+
+    With `dynamic` None it is compiled for the first sizes, and then for any. What is compiled is kept in the user's
+    cache, or where `TORCHINDUCTOR_CACHE_DIR` says.
+    """
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_SHAPES)
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options())
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        # Where the user has no such folder, torch's own place in the temporary files will do.
+        with suppress(OutputError, ModuleNotFoundError):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder("inductor"))
+    return torch.compile(function, fullgraph=True, dynamic=dynamic, options=options())
 
 
 def before_engines(

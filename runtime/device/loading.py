@@ -27,26 +27,33 @@ def load_network(bundle: Bundle, choice: Choice, settings: Settings) -> DeviceNe
     lane = Lane(torch_device(choice.device))
     try:
         with lane.work():
-            engines = _load_engines(bundle, choice, settings, lane)
+            engines = load_engines(bundle, choice, settings, lane)
     except ModuleNotFoundError as error:
         raise DependencyError(
             f"{error.name} is not installed, which the {choice.backend.title} backend needs: install it with "
             f"`pip install 'jointrt[{choice.backend.extra}]'`"
         ) from None
     lane.wait()
-    return DeviceNetwork(engines, bundle.manifest.geometry, settings, lane)
+    network = DeviceNetwork(engines, bundle.manifest.geometry, settings, lane)
+    network.compiled = choice.name is Name.COMPILED
+    return network
 
 
-def _load_engines(bundle: Bundle, choice: Choice, settings: Settings, lane: Lane) -> dict[str, DeviceEngine]:
-    """Libraries are imported for the chosen backend only."""
+def load_engines(bundle: Bundle, choice: Choice, settings: Settings, lane: Lane) -> dict[str, DeviceEngine]:
+    """The engines that a choice runs. Libraries are imported for it only; the lane's work must be entered."""
     if choice.name is Name.TENSORRT:
         from .engines import tensorrt
 
         return {**tensorrt.load_engines(bundle, settings, device=choice.device, allocate=lane.allocate)}
-    if choice.name is Name.TORCH:
+    if choice.name is Name.AOTI:
+        from .engines import aoti
+
+        return {**aoti.load_engines(bundle, settings, device=choice.device)}
+    if choice.name in (Name.TORCH, Name.COMPILED):
         from .engines import torch
 
-        return torch.load_engines(bundle, settings, device=choice.device, precision=choice.precision)
+        compiled = choice.name is Name.COMPILED
+        return torch.load_engines(bundle, settings, device=choice.device, precision=choice.precision, compiled=compiled)
     from .engines import onnxruntime
 
     return onnxruntime.load_engines(bundle, settings, device=choice.device, stream=lane.handle)

@@ -10,6 +10,7 @@ from ...errors import DependencyError, DeviceError, JointError
 from ..backends import Choice, Name, Orchestrator, candidates, choose
 from ..bundle import Bundle
 from .cuda_driver import device_ordinal, query_cuda_driver
+from .speeds import known_speeds
 
 
 def choose_ready(bundle: Bundle, backend: str, precision: str | None, device: str) -> Choice:
@@ -23,7 +24,8 @@ def choose_ready(bundle: Bundle, backend: str, precision: str | None, device: st
     candidates(backend, device)
     if device != "cpu":
         refuse_missing_driver(device)
-    choice = choose(bundle, backend, precision, device)
+    speeds = {} if device == "cpu" else known_speeds(bundle.fingerprint, device_name(device))
+    choice = choose(bundle, backend, precision, device, speeds)
     if choice.orchestrator is Orchestrator.DEVICE and host_driven(choice.name, device) is None:
         refuse_unfit_torch(device)
     return choice
@@ -89,7 +91,11 @@ def _torch_problem(device: str) -> JointError | None:
 
 def backend_problem(name: Name) -> str | None:
     """Why a backend could not be used on the first GPU, whatever the bundle; None if nothing speaks against it."""
-    needs = {Name.TORCH: ("torch", "safetensors"), Name.ONNXRUNTIME: ("torch", "onnxruntime")}.get(name, ())
+    needs = {
+        **dict.fromkeys((Name.TORCH, Name.COMPILED), ("torch", "safetensors")),
+        Name.AOTI: ("torch",),
+        Name.ONNXRUNTIME: ("torch", "onnxruntime"),
+    }.get(name, ())
     missing = [module for module in needs if importlib.util.find_spec(module) is None]
     if missing:
         return f"{' and '.join(missing)} not installed (extra: gpu)"

@@ -1,17 +1,16 @@
 """The PyTorch network as a backend: its graphs as `DeviceEngine`s, nothing to build.
 
 With fp16, convolutions run in half precision on channels-last memory and the memory's products as `half_memory` says;
-norms, exponentials, sums and whatever is carried from frame to frame stay in fp32.
+norms, exponentials, sums and whatever is carried from frame to frame stay in fp32. Compiled, Inductor makes one
+function of each graph: what follows a convolution or a product becomes part of it, or one kernel.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,62 +42,11 @@ from ....model.transformer import to_tokens
 from ...bundle import Bundle
 from ...manifest import Port
 from ...settings import Settings
+from ..frame_work import compiled as compile_function
+from .functions import BoundFunction, tensor_of
 from .protocol import BoundGraph, DeviceArray, DeviceEngine, check_arrays
 
 Precision = Literal["fp32", "fp16"]
-
-
-class _Flags:
-    """Torch's flags are the process's: the first block that begins sets them, the last one that ends puts them back."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._blocks = 0
-        self._before = self._read()
-
-    @staticmethod
-    def _read() -> tuple[bool, ...]:
-        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
-        flags = (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cuda.matmul.allow_tf32)
-        return *flags, cuda.cudnn_sdp_enabled()
-
-    @staticmethod
-    def _write(flags: tuple[bool, ...]) -> None:
-        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
-        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, cuda.matmul.allow_tf32 = flags[:4]
-        cuda.enable_cudnn_sdp(flags[4])
-
-    def begin(self) -> None:
-        """Set what `arithmetic` promises, but for blocks that have set it."""
-        with self._lock:
-            self._blocks += 1
-            if self._blocks == 1:
-                self._before = self._read()
-                # cuDNN's attention does not split keys: one head and few queries leave most of a GPU idle.
-                self._write((True, False, False, False, False))
-
-    def end(self) -> None:
-        """Put back what was set before the first block."""
-        with self._lock:
-            self._blocks -= 1
-            if not self._blocks:
-                self._write(self._before)
-
-
-_FLAGS = _Flags()
-
-
-@contextmanager
-def arithmetic() -> Iterator[None]:
-    """fp32 means fp32 in the block, and convolutions are tried out for their shapes; the process's choice returns.
-
-    Blocks of several threads may overlap.
-    """
-    _FLAGS.begin()
-    try:
-        yield
-    finally:
-        _FLAGS.end()
 
 
 class TorchEngine:
@@ -108,8 +56,13 @@ class TorchEngine:
     capturable = True
     in_place = True
 
-    def __init__(self, graph: Graph, precision: Precision) -> None:
+    def __init__(self, graph: Graph, precision: Precision, *, compiled: bool = False) -> None:
         self.graph = graph
+        self._call: Callable[..., Any] = graph
+        self._renew: Callable[..., Any] | None = graph.renew if isinstance(graph, MemoryUpdateGraph) else None
+        if compiled:
+            self._call = compile_function(graph, dynamic=None)
+            self._renew = self._renew and compile_function(self._renew, dynamic=None)
         ports = (*graph.inputs(), *graph.outputs())
         self.ports: Mapping[str, Port] = {
             port.name: port.model_copy(update={"dtype": port_dtype(port.name, precision)}) for port in ports
@@ -119,47 +72,13 @@ class TorchEngine:
         """Arrays whose owners are torch tensors."""
         check_arrays(self.graph.name, self.ports.values(), arrays)
         inputs, outputs = (
-            [_view(port.name, arrays[port.name]) for port in ports]
+            [tensor_of(port.name, arrays[port.name]) for port in ports]
             for ports in (self.graph.inputs(), self.graph.outputs())
         )
-        renewed = isinstance(self.graph, MemoryUpdateGraph) and outputs[0].data_ptr() == inputs[0].data_ptr()
-        return (_BoundRenewal if renewed else _BoundModule)(self.graph, inputs, outputs)
-
-
-def _view(name: str, array: DeviceArray) -> Tensor:
-    """The tensor behind an array; the trunk's layers, which only these graphs read, lie with channels last."""
-    tensor = array.owner
-    assert isinstance(tensor, Tensor)
-    if not name.startswith("layer"):
-        return tensor
-    B, C, H, W = array.shape
-    return tensor.view(B, H, W, C).permute(0, 3, 1, 2)
-
-
-class _BoundModule:
-    """A module with tensors to read and to fill."""
-
-    def __init__(self, module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        self.module, self.inputs, self.outputs = module, inputs, outputs
-
-    def enqueue(self, stream: int) -> None:
-        """Compute; the current stream of torch must be `stream`."""
-        del stream
-        with torch.no_grad(), arithmetic():
-            results = self.module(*self.inputs)
-            for output, result in zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=True):
-                output.copy_(result)
-
-
-class _BoundRenewal(_BoundModule):
-    """A memory update whose banks are renewed where they lie."""
-
-    def enqueue(self, stream: int) -> None:
-        """Compute; the current stream of torch must be `stream`."""
-        del stream
-        assert isinstance(self.module, MemoryUpdateGraph)
-        with torch.no_grad(), arithmetic():
-            self.outputs[-1].copy_(self.module.renew(*self.inputs))
+        if self._renew is not None and outputs[0].data_ptr() == inputs[0].data_ptr():
+            # The banks are renewed where they lie.
+            return BoundFunction(self._renew, inputs, outputs[-1:])
+        return BoundFunction(self._call, inputs, outputs)
 
 
 class HalfBackbone(DirectBackboneGraph):
@@ -226,18 +145,20 @@ _GRAPHS: dict[str, tuple[tuple[type[Graph], ...], tuple[type[FixedMemoryGraph], 
 
 
 def torch_engines(
-    net: JointNet, capacity: int, precision: Precision, device: torch.device | str
+    net: JointNet, capacity: int, precision: Precision, device: torch.device | str, *, compiled: bool = False
 ) -> dict[str, DeviceEngine]:
-    """Every graph of a network, on a device, with so many memory slots."""
+    """Every graph of a network, on a device, with so many memory slots; compiled at its first call if asked for."""
     net = fused(net).to(device)
     if precision == "fp16":
         halve_convolutions(net)
     ends, over_memory = _GRAPHS[precision]
     graphs = [*(kind(net) for kind in ends), *(kind(net, capacity) for kind in over_memory)]
-    return {graph.name: TorchEngine(graph.eval().to(device), precision) for graph in graphs}
+    return {graph.name: TorchEngine(graph.eval().to(device), precision, compiled=compiled) for graph in graphs}
 
 
-def load_engines(bundle: Bundle, settings: Settings, *, device: str, precision: str) -> dict[str, DeviceEngine]:
+def load_engines(
+    bundle: Bundle, settings: Settings, *, device: str, precision: str, compiled: bool = False
+) -> dict[str, DeviceEngine]:
     """The engines of a bundle's weights.
 
     Args:
@@ -245,8 +166,10 @@ def load_engines(bundle: Bundle, settings: Settings, *, device: str, precision: 
         settings: memory.
         device: "cuda", "cuda:1", ..., "cpu".
         precision: "fp16" or "fp32".
+        compiled: whether Inductor compiles them, each at its first call.
 
     Raises:
         BundleError: the bundle holds no weights.
     """
-    return torch_engines(bundle_network(bundle), settings.memory, precision, device)  # type: ignore[arg-type]
+    net = bundle_network(bundle)
+    return torch_engines(net, settings.memory, precision, device, compiled=compiled)  # type: ignore[arg-type]

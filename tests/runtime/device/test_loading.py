@@ -9,12 +9,16 @@ import pytest
 from jointrt import BatchSegmenter
 from jointrt.errors import BundleError, DependencyError, DeviceError, OutputError, SettingsError
 from jointrt.export.build.onnxruntime import build_onnx_bundle
+from jointrt.export.checkpoint.network import bundle_network
+from jointrt.export.parity.graphs import failures
+from jointrt.export.parity.verify import verify_bundle
 from jointrt.runtime import doctor
 from jointrt.runtime.backends import Name, choose
 from jointrt.runtime.bundle import WEIGHTS, Bundle
 from jointrt.runtime.device import readiness
 from jointrt.runtime.device.cuda_driver import CudaDevice, CudaDriver, query_cuda_driver
 from jointrt.runtime.device.follower import DeviceFollower
+from jointrt.runtime.device.speeds import keep_speeds, known_speeds
 from jointrt.runtime.host_driven import pycuda_memory as pycuda_device
 from jointrt.runtime.segmenter import Segmenter
 from PIL import Image
@@ -66,10 +70,37 @@ def test_the_fastest_backend_that_suits_is_chosen(tiny_bundle, half_graphs):
         choose(tiny_bundle, "tensorrt")
 
 
+def test_what_was_measured_on_a_gpu_decides(tiny_bundle, monkeypatch, tmp_path):
+    """Of the backends that suit; where the usual one was not measured, nothing is known."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    print_of, gpu = tiny_bundle.fingerprint, "NVIDIA H100 80GB HBM3"
+    assert known_speeds(print_of, gpu) == {}
+    keep_speeds(print_of, gpu, {Name.COMPILED: 2.0})
+    assert choose(tiny_bundle, device="cuda", speeds=known_speeds(print_of, gpu)).name == "torch"
+    keep_speeds(print_of, gpu, {Name.TORCH: 3.5, Name.TENSORRT: 1.0})
+    chosen = choose(tiny_bundle, device="cuda", speeds=known_speeds(print_of, gpu))
+    assert (chosen.name, chosen.precision) == ("torch:compiled", "fp16")
+    assert chosen.why.startswith("2.00 ms where PyTorch takes 3.50, as measured here")
+    assert choose(tiny_bundle, "torch", device="cuda", speeds=known_speeds(print_of, gpu)).name == "torch"
+    assert known_speeds(print_of, "another") == {}
+    for file in tmp_path.rglob("*.json"):
+        file.write_text("{")
+    assert known_speeds(print_of, gpu) == {}
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("torch", "fp32"), ("torch:fp16", "fp16"), ("openvino", "")])
+def test_a_bundle_is_verified_by_any_backend(tiny_bundle, needs_openvino, backend, precision):
+    parity, judged = verify_bundle(tiny_bundle, bundle_network(tiny_bundle), backend)
+    assert judged == precision
+    assert not failures(parity, judged)
+    assert parity.closed_loop.frames == 8
+    assert {"backbone", "memory_read", "decoder"} <= {graph.graph for graph in parity.graphs}
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"backend": "tvm"}, SettingsError, "auto, tensorrt, torch, onnxruntime, openvino"),
+        ({"backend": "tvm"}, SettingsError, "auto, tensorrt, torch, torch:compiled, aoti, onnxruntime, openvino"),
         ({"device": "tpu"}, DeviceError, "expected 'cpu', 'cuda'"),
         ({"backend": "torch", "precision": "int4"}, SettingsError, "fp32 or fp16"),
         ({"backend": "torch:fp16", "precision": "fp32"}, SettingsError, "one precision"),
@@ -150,7 +181,7 @@ def test_a_bundle_is_timed_by_the_device_s_orchestrator(tiny_bundle, tmp_path, m
 def test_a_machine_without_a_gpu_says_so_of_every_backend():
     backends = [f for f in doctor.examine().findings if f.part == "backends"]
     found = {f.name: f for f in backends if f.name.startswith("cuda")}
-    assert set(found) == {"cuda, tensorrt", "cuda, torch", "cuda, onnxruntime"}
+    assert set(found) == {f"cuda, {name}" for name in ("tensorrt", "torch", "torch:compiled", "aoti", "onnxruntime")}
     if query_cuda_driver().problem is not None:
         assert {f.found for f in found.values()} == {"no NVIDIA driver"}
 

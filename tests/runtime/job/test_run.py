@@ -505,15 +505,15 @@ def test_a_folder_that_is_removed_while_a_run_writes_ends_it_in_one_line(film, m
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_that_is_killed_ends_with_the_same_bytes(tmp_path):
-    """The command itself, with the shipped bundle, killed before and after it first stored its state."""
+def test_a_run_that_is_killed_ends_with_the_same_bytes(tiny_bundle, tmp_path):
+    """The command itself, with the shipped weights, killed before and after it first stored its state."""
     frames, count = tmp_path / "film", 140
     frames.mkdir()
     for index in range(count):
         Image.fromarray(picture(index % COUNT)).save(frames / f"{index:05d}.png")
     write_label_map(tmp_path / "first.png", truth(0))
     command = [sys.executable, "-m", "jointrt.cli", "run", str(frames), "--mask", str(tmp_path / "first.png")]
-    command += ["--threads", "1", "--no-overlay"]
+    command += ["--threads", "1", "--no-overlay", "--bundle", str(tiny_bundle.folder)]
     subprocess.run([*command, "-o", str(tmp_path / "whole")], check=True, capture_output=True)
     out = tmp_path / "out"
     for again, wanted in (([], 40), (["--resume"], 104)):
