@@ -83,7 +83,10 @@ def test_a_restored_object_goes_on_to_the_bit(tiny_bundle, disc):
     expected, found = whole.state_dict(), second.state_dict()
     assert len(expected["object1.target.memory0.terms"]) == 3
     assert len(expected["object9.target.memory1.terms"]) >= 2
-    assert len(whole.tracking.network.terms.kept) == 5 == len(second.tracking.network.terms.kept)
+    # Where both objects saw one crop, which a last bit may decide, they hold one term.
+    terms = [{id(term) for term in all_terms(segmenter)} for segmenter in (whole, second)]
+    assert len(terms[0]) == len(terms[1]) == len(whole.tracking.network.terms.kept)
+    assert 3 <= len(terms[0]) <= 5 and len(second.tracking.network.terms.kept) == len(terms[1])
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
