@@ -18,6 +18,7 @@ from .options import (
     MinArea,
     ScoreResize,
     Sequences,
+    Share,
     Weights,
     Windows,
     names_in,
@@ -57,7 +58,8 @@ def evaluate(
     branches: Branches = "both",
     score_resize: ScoreResize = "given",
     min_area: MinArea = None,
-    windows: Windows = "released",
+    windows: Windows = None,
+    share: Share = "exact",
     device: Device = "cpu",
     backend: Backend = "auto",
     threads: Annotated[

@@ -16,10 +16,19 @@ ScoreResize = Annotated[
     str, typer.Option(metavar="given|ratio", help="How a crop's scores are resized into the frame.")
 ]
 Windows = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="released|steady",
         help="How windows as large as the frame are cut: steady ones are the same on every machine.",
+        show_default="the bundle's",
+    ),
+]
+Share = Annotated[
+    str,
+    typer.Option(
+        metavar="exact|frame",
+        help="What objects share: exact, what is equal anyway; frame, all but labels, filter and decoder, as all look "
+        "at the whole frame: faster, but masks differ and small objects lose.",
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Device to run on.")]

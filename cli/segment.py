@@ -21,6 +21,7 @@ from .options import (
     MinArea,
     On,
     ScoreResize,
+    Share,
     Windows,
     record_of,
 )
@@ -59,7 +60,8 @@ def run(
         int | None, typer.Option(help="Cores for the inference.", show_default="all that the process may use")
     ] = None,
     score_resize: ScoreResize = "given",
-    windows: Windows = "released",
+    windows: Windows = None,
+    share: Share = "exact",
     device: Device = "cpu",
     backend: Backend = "auto",
     min_area: MinArea = None,

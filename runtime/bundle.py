@@ -42,6 +42,7 @@ INPUTS = {
     "memory_replace": {"z", "key", "C", "D", "z_new", "key_new", "C_new", "D_new", "z_old", "key_old"},
     "memory_swap": {"z", "key", "C", "D", "z_new", "key_new", "C_new", "D_new", "C_old", "D_old"},
     "memory_read": {"query", "key_cross", "E_tra"},
+    "memory_read_several": {"query", "key_cross", "E_tra_several"},
     "label_encoder": {"mask"},
     "few_shot_residual": {"z_ind", "E_ind_all", "W_all", "sample_weights", "omega"},
     "few_shot_step": {"z_ind", "weights", "omega", "residual"},

@@ -54,6 +54,10 @@ class Geometry(Record):
     search_factor: float = Field(gt=1)
 
 
+Windows = Literal["released", "steady"]
+"""How windows shrunk to the frame are cut; see `tracking.crop.place_window`."""
+
+
 class Defaults(Record):
     """Settings a bundle is used with unless the user says otherwise.
 
@@ -61,11 +65,13 @@ class Defaults(Record):
         memory: N, frames kept per object.
         interval: T, frames between memory updates.
         max_objects: objects that one engine call may carry.
+        windows: how windows shrunk to the frame are cut.
     """
 
     memory: int = Field(ge=1, le=256)
     interval: int = Field(ge=1)
     max_objects: int = Field(ge=1, le=255)
+    windows: Windows = "released"
 
 
 class Weights(Record):

@@ -57,7 +57,8 @@ class Segmenter:
         threads: int | None = None,
         score_resize: str = "given",
         min_area: float | None = None,
-        windows: str = "released",
+        windows: str | None = None,
+        share: str = "exact",
         device: str = "cpu",
         backend: str = "auto",
         precision: str | None = None,
@@ -74,7 +75,10 @@ class Segmenter:
             min_area: sum of probabilities, in pixels, below which an object's place and size are kept; the released
                 tracker's 100 if None.
             windows: "released", as the released tracker cuts them, or "steady": one size for windows as large as the
-                frame, so that backends and machines agree; see `tracking.crop.place_window`.
+                frame, so that backends and machines agree; see `tracking.crop.place_window`. The bundle's default if
+                None.
+            share: "exact", where objects whose windows coincide share what follows from them, and masks stay what they
+                are; or "frame", where all windows are the whole frame: for many objects that are not small.
             device: "cpu", "cuda", "cuda:1", ...
             backend: what runs the engines, see `backends`: "auto"; on the CPU "onnxruntime" or "openvino", on a GPU
                 "tensorrt", "torch", "torch:compiled", "aoti" or "onnxruntime". "openvino:bf16" as with `precision`.
@@ -97,6 +101,7 @@ class Segmenter:
             score_resize=score_resize,
             min_area=min_area,
             windows=windows,
+            share=share,
         )
         choice = choose_ready(opened, backend, precision, device)
         return cls(*load_tracking(opened, choice, settings))

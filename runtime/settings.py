@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
 from ..errors import SettingsError
-from .manifest import Defaults
+from .manifest import Defaults, Windows
 
 INITIAL_STEPS = 20
 """Steepest-descent steps for a new object (LWL, section 4)."""
@@ -19,7 +19,7 @@ MIN_AREA = 100.0
 
 Branches = Literal["both", "transduction", "induction"]
 ScoreResize = Literal["given", "ratio"]
-Windows = Literal["released", "steady"]
+Share = Literal["exact", "frame"]
 
 
 def available_cores() -> int:
@@ -40,6 +40,7 @@ class Settings:
         min_area: sum of probabilities, in pixels, below which a target keeps its place and size.
         windows: whether windows shrunk to the frame are cut as the released tracker does, or steadily; see
             `crop.place_window`.
+        share: whether objects share what is equal anyway, or look at the whole frame, always, and share all of it.
     """
 
     memory: int
@@ -49,6 +50,7 @@ class Settings:
     score_resize: ScoreResize
     min_area: float = MIN_AREA
     windows: Windows = "released"
+    share: Share = "exact"
 
     @classmethod
     def resolve(
@@ -61,7 +63,8 @@ class Settings:
         threads: int | None = None,
         score_resize: str = "given",
         min_area: float | None = None,
-        windows: str = "released",
+        windows: str | None = None,
+        share: str = "exact",
     ) -> Self:
         """What the user asked for, else the bundle's defaults.
 
@@ -82,12 +85,20 @@ class Settings:
             raise SettingsError(f"branches is {branches!r}: expected one of {', '.join(get_args(Branches))}")
         if score_resize not in get_args(ScoreResize):
             raise SettingsError(f"score_resize is {score_resize!r}: expected one of {', '.join(get_args(ScoreResize))}")
+        windows = defaults.windows if windows is None else windows
         if windows not in get_args(Windows):
             raise SettingsError(f"windows is {windows!r}: expected one of {', '.join(get_args(Windows))}")
+        if share not in get_args(Share):
+            raise SettingsError(f"share is {share!r}: expected one of {', '.join(get_args(Share))}")
         area = MIN_AREA if min_area is None else min_area
         if not 0 <= area <= MIN_AREA:
             raise SettingsError(f"min_area is {area}: expected 0 to {MIN_AREA:g}, the released tracker's")
-        chosen: dict[str, Any] = {"branches": branches, "score_resize": score_resize, "windows": windows}
+        chosen: dict[str, Any] = {
+            "branches": branches,
+            "score_resize": score_resize,
+            "windows": windows,
+            "share": share,
+        }
         return cls(memory=chosen_memory, interval=chosen_interval, threads=chosen_threads, min_area=area, **chosen)
 
 
@@ -96,7 +107,8 @@ class Options:
     """What may be chosen beside the bundle; requests of what loads one are such records.
 
     Attributes:
-        memory, interval, branches, threads, score_resize, min_area, windows, device, backend: see `Segmenter.load`.
+        memory, interval, branches, threads, score_resize, min_area, windows, share, device, backend: see
+            `Segmenter.load`.
     """
 
     memory: int | None = None
@@ -105,7 +117,8 @@ class Options:
     threads: int | None = None
     score_resize: str = "given"
     min_area: float | None = None
-    windows: str = "released"
+    windows: str | None = None
+    share: str = "exact"
     device: str = "cpu"
     backend: str = "auto"
 

@@ -22,6 +22,7 @@ STAGES = {
     "backbone": "backbone",
     "transformer_query": "query",
     "memory_read": "memory_read",
+    "memory_read_several": "memory_read",
     "decoder": "decoder",
     "label_encoder": "label_encoder",
     "few_shot_residual": "few_shot",

@@ -25,8 +25,8 @@ OPSET = 20
 
 
 def sample_inputs(graph: Graph, batch: int = 2, frames: int = 3) -> dict[str, Tensor]:
-    """Random inputs of a graph's shapes; dynamic axes are `batch` objects and `frames` frames."""
-    sizes = {"B": batch, "N": frames}
+    """Random inputs of a graph's shapes; dynamic axes are `batch` objects, `frames` frames, several objects' values."""
+    sizes = {"B": batch, "N": frames, "V": 32}
     generator = torch.Generator().manual_seed(0)
     return {
         port.name: torch.rand([sizes[n] if isinstance(n, str) else n for n in port.shape], generator=generator)

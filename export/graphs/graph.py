@@ -83,5 +83,6 @@ class Graph(nn.Module):
             "W_all": ("B", "N", n, config.encoding_channels),
             **dict.fromkeys(("weights", "residual", "residual_next"), ("B", config.encoding_channels, "N", n)),
             "sample_weights": ("B", "N"),
+            **dict.fromkeys(("E_tra_several", "numerators"), ("B", n, "V")),
         }
         return Port(name=name, shape=shapes[name])

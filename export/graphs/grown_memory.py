@@ -194,6 +194,14 @@ class MemoryReadGraph(AttentionGraph):
         return self.unit * (affinity @ E_tra), self.unit * affinity.sum(-1, keepdim=True)
 
 
+class MemoryReadSeveralGraph(MemoryReadGraph):
+    """As `memory_read`, for objects that have one memory and look at one crop: their values side by side."""
+
+    name = "memory_read_several"
+    takes = "query key_cross E_tra_several"
+    gives = "numerators denominator"
+
+
 class FewShotResidualGraph(Graph):
     """Eq. 6 at the filter that the few-shot learner starts from; omega is a matrix (K*K*D, C), taps before channels."""
 
@@ -280,6 +288,7 @@ GRAPHS: tuple[type[Graph], ...] = (
     MemorySwapGraph,
     MemoryEncodeGraph,
     MemoryReadGraph,
+    MemoryReadSeveralGraph,
     FewShotResidualGraph,
     FewShotStepGraph,
     DecoderGraph,

@@ -76,7 +76,7 @@ def record_calls(
 
     Args:
         bundle: folder of an ONNX bundle.
-        graphs: their names.
+        graphs: their names; those that no object needs, as each reads for itself, are passed over.
         frames: of each clip, spread evenly over it where its length is known.
         per_clip: calls to keep of each graph in each clip.
     """
@@ -85,7 +85,7 @@ def record_calls(
     network = segmenter.tracking.network
     assert isinstance(network, OnnxNetwork)
     engines = dict(network.engines)
-    calls: dict[str, list[Call]] = {name: [] for name in graphs}
+    calls: dict[str, list[Call]] = {name: [] for name in graphs if name in engines}
     for clip in clips:
         segmenter.reset()
         for name, kept in calls.items():

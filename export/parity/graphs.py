@@ -93,6 +93,7 @@ def graph_inputs(net: JointNet, sample: Sample) -> dict[str, Tensor]:
         values[name] = entered[f"{name}_next"]
     run("memory_encode")
     run("memory_read")
+    values["E_tra_several"] = torch.cat((values["E_tra"], values["E_tra"].flip(-1)), -1)
     values["E_tra_star"] = values["numerator"] / values["denominator"]
     for name, source in (("z_ind", "x_ind"), ("E_ind_all", "E_ind"), ("W_all", "W")):
         values[name] = torch.stack((values[source], values[source].roll(11, 1)), dim=1)

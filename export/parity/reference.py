@@ -5,7 +5,8 @@ Nothing is cached between frames: at each frame the whole memory is encoded anew
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from ...model.target_model import to_filter
 from ...runtime.clock import StageClock
 from ...runtime.manifest import Defaults, Geometry
 from ...runtime.segmenter import Segmenter
-from ...runtime.settings import INITIAL_STEPS, Settings
+from ...runtime.settings import Settings
 from ...runtime.tracking.follower import HostFollower
+from ...runtime.tracking.network import Sample
 
 
 def geometry_of(config: ModelConfig) -> Geometry:
@@ -45,9 +47,40 @@ class ReferenceNetwork:
         """Room for one more object."""
         return ReferenceTarget(self)
 
+    @torch.inference_mode()
+    def extract(self, targets: Sequence[ReferenceTarget], crop: NDArray[np.float32]) -> None:
+        """Features of a crop (H, W, 3)."""
+        with self.clock.stage("backbone"):
+            image = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))[None]
+            features = self.net.extract(image)
+        for target in targets:
+            target.features = features
+
+    def store(self, samples: Sequence[Sample[ReferenceTarget]]) -> None:
+        """The extracted features into slots, and omega learned."""
+        for sample in samples:
+            sample.target.store(sample)
+
+    def segment(self, targets: Sequence[ReferenceTarget]) -> Iterator[NDArray[np.float32]]:
+        """Logits (H, W) of each in turn."""
+        for target in targets:
+            yield target.segment()
+
+    def state_dicts(self, targets: Sequence[ReferenceTarget]) -> list[dict[str, NDArray[Any]]]:
+        """Not offered: the reference keeps no state across runs."""
+        raise NotImplementedError("the reference keeps no state across runs")
+
+    def restore(self, states: Sequence[Mapping[str, NDArray[Any]]]) -> list[ReferenceTarget]:
+        """Go on from the memories, filters and last features of a bundle's targets (`runtime.cpu.state`)."""
+        everything = ChainMap(*(dict(state) for state in states))
+        targets = [self.new_target() for _ in states]
+        for target, state in zip(targets, states, strict=True):
+            target.take_over(state, everything)
+        return targets
+
 
 class ReferenceTarget:
-    """`network.Target` with the network's own forward passes."""
+    """One object with the network's own forward passes."""
 
     def __init__(self, network: ReferenceNetwork) -> None:
         self.network = network
@@ -56,30 +89,19 @@ class ReferenceTarget:
         self.omega: Tensor | None = None
 
     @torch.inference_mode()
-    def extract(self, crop: NDArray[np.float32]) -> None:
-        """Features of a crop (H, W, 3)."""
-        with self.network.clock.stage("backbone"):
-            image = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))[None]
-            self.features = self.network.net.extract(image)
-
-    def start(self, mask: NDArray[np.float32]) -> None:
-        """The memory's first frame, and a filter learned from it."""
-        self.store(0, mask, np.ones(1, np.float32), INITIAL_STEPS)
-
-    @torch.inference_mode()
-    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32], steps: int) -> None:
+    def store(self, sample: Sample[ReferenceTarget]) -> None:
         """The extracted features into a slot, and omega learned."""
         net = self.network.net
         with self.network.clock.stage("label_encoder"):
-            E_ind, W, E_tra = net.label_encoder(torch.from_numpy(np.ascontiguousarray(mask))[None, None])
+            E_ind, W, E_tra = net.label_encoder(torch.from_numpy(np.ascontiguousarray(sample.mask))[None, None])
         entry = (self.features.x_ind, E_ind, W, self.features.x_tra, E_tra)
-        self.memory[slot : slot + 1] = [entry]
+        self.memory[sample.slot : sample.slot + 1] = [entry]
         if self.network.settings.branches == "transduction":
             return
         with self.network.clock.stage("few_shot"):
             z_ind, E_ind, W = (torch.cat([m[i] for m in self.memory])[None] for i in range(3))
-            weights = torch.from_numpy(sample_weights.copy())[None]
-            self.omega = net.target_model.fit(z_ind, E_ind, W, weights, self.omega, steps)
+            weights = torch.from_numpy(sample.weights.copy())[None]
+            self.omega = net.target_model.fit(z_ind, E_ind, W, weights, self.omega, sample.steps)
 
     @torch.inference_mode()
     def segment(self) -> NDArray[np.float32]:
@@ -98,26 +120,25 @@ class ReferenceTarget:
             logits: NDArray[np.float32] = net.decoder(encodings, self.features.layers)[0, 0].numpy()
         return logits
 
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Not offered: the reference keeps no state across runs."""
-        raise NotImplementedError("the reference keeps no state across runs")
-
-    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from the memory, the filter and the last features of a bundle's target (`OnnxTarget.state_dict`)."""
+    def take_over(self, state: Mapping[str, NDArray[Any]], everything: Mapping[str, NDArray[Any]]) -> None:
+        """Memory, filter and last features of one object, parts of which are in another's state."""
         config = self.network.net.config
         absent = np.zeros((1, config.feature_size[0] * config.feature_size[1], 0), np.float32)
 
         def maps(tokens: NDArray[Any]) -> Tensor:
             return torch.from_numpy(tokens.copy()).transpose(1, 2).unflatten(2, config.feature_size)
 
-        self.memory = []
-        for slot in range(state["z_ind"].shape[1]):
-            x_ind, E_ind, W = (maps(state[name][:, slot]) for name in ("z_ind", "E_ind_all", "W_all"))
-            x_tra, E_tra = (maps(state.get(f"frame{slot}.{name}", absent)) for name in ("z", "E_tra"))
-            self.memory.append((x_ind, E_ind, W, x_tra, E_tra))
+        memory, features = f"memory{state['memory']}", int(state["features"])
+        z_ind, looks = everything[f"{memory}.z_ind"], everything[f"{memory}.looks"].tolist()
+        for slot in range(z_ind.shape[1]):
+            x_ind, E_ind, W = (maps(array[:, slot]) for array in (z_ind, state["E_ind_all"], state["W_all"]))
+            x_tra = maps(everything[f"look{looks[slot]}.z"] if looks else absent)
+            self.memory.append((x_ind, E_ind, W, x_tra, maps(state.get(f"E_tra{slot}", absent))))
         if self.network.settings.branches != "transduction":
             self.omega = to_filter(torch.from_numpy(state["omega"].copy()), config.filter_size)
-        self.features = Features([], maps(state["x_tra"]), maps(state["x_ind"]))
+        self.features = Features(
+            [], maps(everything[f"look{features}.z"]), maps(everything[f"features{features}.x_ind"])
+        )
 
 
 def reference_segmenter(net: JointNet, settings: Settings) -> Segmenter:

@@ -31,7 +31,7 @@ def load_engine(bundle: Bundle, choice: Choice, graph: str, threads: int, object
 
 def load_network(bundle: Bundle, choice: Choice, settings: Settings, clock: StageClock) -> OnnxNetwork:
     """The graphs that the settings' branches need, loaded beside one another."""
-    names = used_graphs(bundle, settings.branches)
+    names = used_graphs(bundle, settings.branches, settings.share)
     with ThreadPoolExecutor(settings.threads) as pool:
         load = partial(load_engine, bundle, choice, threads=settings.threads)
         return OnnxNetwork(bundle, settings, clock, dict(zip(names, pool.map(load, names), strict=True)))

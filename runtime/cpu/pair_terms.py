@@ -3,101 +3,97 @@
 When a frame leaves the memory, every other frame's C and D lose the terms that they once took from it. With sample
 weights that grow from frame to frame it is the oldest but the first that leaves, so of two frames only the newer one's
 terms from the older are ever wanted. Taking out the very numbers that were put in is as exact as computing them again.
+Memories that hold the same two frames hold one term.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .onnxruntime_engine import Buffer
+from .lent import Lent, Pool
 
 BUDGET = 600 << 20
 """Bytes for all objects; one of `paper` at memory 20 takes 550 MB. What has no room is computed again as it leaves."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Term:
-    """The terms that the frame in slot `row` took from the frame in slot `column`, as C and D have them."""
+    """What one frame took from another, as C and D have it.
 
-    row: int
-    column: int
-    C: Buffer
-    D: Buffer
+    Attributes:
+        sums: C and D.
+        apart: whether both frames' terms were computed for several memories, not within one's change; in bf16 these
+            differ in their last bits.
+    """
+
+    sums: Lent
+    apart: bool
 
 
 class TermPool:
-    """The room that all objects' terms share.
+    """The room that all memories' terms share.
 
     Args:
-        C: a buffer of zeros of a frame's C.
-        D: the same of its D.
+        sums: of a frame's C and D.
+        size: bytes of such.
 
     Attributes:
         budget: bytes that all terms may take.
     """
 
-    def __init__(self, C: Callable[[], Buffer], D: Callable[[], Buffer]) -> None:
+    def __init__(self, sums: Pool, size: int) -> None:
         self.budget = BUDGET
-        self._C, self._D = C, D
-        self._size = C().array.nbytes + D().array.nbytes
-        self._users: weakref.WeakSet[PairTerms] = weakref.WeakSet()
-
-    def new_user(self) -> PairTerms:
-        """The terms of one more object; their room is free again once the object is gone."""
-        user = PairTerms(self)
-        self._users.add(user)
-        return user
+        self.kept: weakref.WeakSet[Term] = weakref.WeakSet()
+        self._sums, self._size = sums, size
 
     def has_room(self) -> bool:
         """Whether one more term fits."""
-        return (1 + sum(len(user) for user in self._users)) * self._size <= self.budget
+        return (1 + len(self.kept)) * self._size <= self.budget
 
-    def new_term(self, row: int, column: int) -> Term:
-        """A term of zeros."""
-        return Term(row, column, self._C(), self._D())
+    def new_term(self, apart: bool) -> Term:
+        """A term to be filled, which counts once a memory keeps it."""
+        return Term(self._sums.lend(), apart)
 
 
 class PairTerms:
-    """One object's kept terms, one for two slots; none of slot 0, whose frame is older than all others and stays."""
+    """One memory's kept terms by slots (row, column): what the frame in the one took from the frame in the other.
+
+    One for two slots; none of slot 0, whose frame is older than all others and stays.
+    """
 
     def __init__(self, pool: TermPool) -> None:
         self._pool = pool
-        self._terms: dict[frozenset[int], Term] = {}
+        self._terms: dict[tuple[int, int], Term] = {}
 
     def __len__(self) -> int:
         return len(self._terms)
 
-    def renew(self, other: int, slot: int, replaced: bool) -> Term | None:
-        """The term of two slots, one of which takes a new frame.
+    def copy(self) -> PairTerms:
+        """The same terms for another memory."""
+        other = PairTerms(self._pool)
+        other._terms = dict(self._terms)
+        return other
 
-        Args:
-            other: the slot whose frame stays.
-            slot: the slot whose frame is new.
-            replaced: whether another frame was there.
+    def take(self, other: int, slot: int) -> Term | None:
+        """What the frame in `other` loses with the one in `slot`; None where that was not kept. Both are forgotten."""
+        self._terms.pop((slot, other), None)
+        return self._terms.pop((other, slot), None)
 
-        Returns:
-            A term with what `other` loses, zeros if there was no frame, to be overwritten with what the new frame takes
-            from it; None where that was not kept or there is no room.
-        """
-        pair = frozenset((other, slot))
-        if replaced:
-            term = self._terms.pop(pair, None)
-            if term is None or term.row != other:
-                return None
-        else:
-            if 0 in pair or not self._pool.has_room():
-                return None
-            term = self._pool.new_term(slot, other)
-        term.row, term.column = slot, other
-        self._terms[pair] = term
-        return term
+    def wanted(self, row: int, column: int, instead: Term | None) -> bool:
+        """Whether a term would be kept: instead of one that was taken, or where there is room."""
+        return 0 not in (row, column) and (instead is not None or self._pool.has_room())
+
+    def keep(self, row: int, column: int, term: Term) -> None:
+        """Keep what the frame in `row` took from the one in `column`."""
+        self._terms[row, column] = term
+        self._pool.kept.add(term)
 
     @property
     def slots(self) -> NDArray[np.int64]:
-        """Row and column of every kept term, (terms, 2)."""
-        return np.array([(term.row, term.column) for term in self._terms.values()], np.int64).reshape(-1, 2)
+        """Row, column and whether it was computed apart, of every kept term, (terms, 3)."""
+        rows = [(row, column, term.apart) for (row, column), term in self._terms.items()]
+        return np.array(rows, np.int64).reshape(-1, 3)

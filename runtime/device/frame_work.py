@@ -8,7 +8,7 @@ into a multiplication and an addition with one rounding.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,9 +17,17 @@ from torch import Tensor
 
 from ...errors import OutputError
 from ...files import cache_folder
-from ..manifest import Geometry
-from ..settings import ScoreResize, Windows
-from .geometry import DeviceWindow, cut_images, paste_logits, search_windows, soft_aggregation, update_state
+from ..manifest import Geometry, Windows
+from ..settings import ScoreResize
+from .geometry import (
+    DeviceWindow,
+    cut_images,
+    fixed_windows,
+    paste_logits,
+    search_windows,
+    soft_aggregation,
+    update_state,
+)
 
 _MOST_SHAPES = 256
 """Numbers of objects, sizes of frames and devices for which one process compiles the same function."""
@@ -63,15 +71,22 @@ def before_engines(
     geometry: Geometry,
     min_area: float,
     rule: Windows,
+    whole: Sequence[int] | None,
 ) -> None:
-    """From the last merged maps to the crops: `pos`, `scale`, `windows` and `crop` are written."""
+    """From the last merged maps to the crops: `pos`, `scale`, `windows` and `crop` are written.
+
+    With one window for all (`whole`, see `geometry.fixed_windows`), place and scale stay.
+    """
     size = (frames.shape[1], frames.shape[2])
-    moved, scaled = update_state(probability, pos, scale, base_size, min_area)
-    crop_size, stride, filter_size = geometry.crop_size, geometry.stride, geometry.filter_size
-    found = search_windows(moved, scaled, size, crop_size, stride, filter_size, rule)
+    if whole is None:
+        moved, scaled = update_state(probability, pos, scale, base_size, min_area)
+        crop_size, stride, filter_size = geometry.crop_size, geometry.stride, geometry.filter_size
+        found = search_windows(moved, scaled, size, crop_size, stride, filter_size, rule)
+        pos.copy_(moved)
+        scale.copy_(scaled)
+    else:
+        found = fixed_windows(whole, pos)
     crop.copy_(cut_images(frames, video_of, found, geometry.crop_size))
-    pos.copy_(moved)
-    scale.copy_(scaled)
     for target, value in zip(windows, found, strict=True):
         target.copy_(value)
 

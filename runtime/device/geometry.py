@@ -9,12 +9,14 @@ objects; positions and sizes are (row, column) in pixels of the frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..settings import MIN_AREA, ScoreResize, Windows
+from ..manifest import Windows
+from ..settings import MIN_AREA, ScoreResize
 from ..tracking.crop import OUTSIDE, SIZE_TOLERANCE
 from ..tracking.target_state import SCALE_CHANGE, SIZE_IN_DEVIATIONS
 
@@ -247,6 +249,20 @@ def search_windows(
     return place_windows(
         image_size, pos + offset * target_scale, target_scale * crop, crop_size, steady=windows == "steady"
     )
+
+
+def fixed_windows(window: Sequence[int], like: Tensor) -> DeviceWindow:
+    """One window for all of B objects, of which `like` (B, 2) has a pair of anything.
+
+    Args:
+        window: top, left, bottom, right, stride, and the grid's first row and column.
+    """
+    top, left, bottom, right, stride, row, column = window
+    whole = like.long()
+    start, stop, offset = (
+        _pair(pair, whole).expand_as(whole) for pair in ((top, left), (bottom, right), (row, column))
+    )
+    return DeviceWindow(start, stop, torch.full_like(whole[:, :1], stride), offset)
 
 
 def insert_sample(

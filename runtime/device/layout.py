@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..tracking.crop import OUTSIDE
+from ..tracking.crop import OUTSIDE, whole_window
 from .frame_work import after_engines, before_engines, compiled, merge
 from .geometry import DeviceWindow
 from .network import DeviceNetwork
@@ -112,6 +112,8 @@ class Layout:
         self._features = [network.bind(g, tensors) for g in _FEATURES if g in network.engines]
         self._read = network.bind("memory_read", tensors) if "memory_read" in network.engines else None
         self._decode = network.bind("decoder", tensors)
+        crop_size, share = network.geometry.crop_size, network.settings.share
+        self._whole = whole_window(self.size, crop_size).values if share == "frame" else None
         self._windows = DeviceWindow(*(tensors[name] for name in WINDOW))
         work: tuple[Callable[..., Any], ...] = (before_engines, after_engines, merge)
         self._before, self._after, self._merge = map(compiled, work) if network.compiled else work
@@ -180,7 +182,7 @@ class Layout:
         t, windows = self.tensors, self._windows
         state = (t["probability"], t["pos"], t["scale"], t["base_size"])
         settings = self.network.settings
-        given = (self.network.geometry, settings.min_area, settings.windows)
+        given = (self.network.geometry, settings.min_area, settings.windows, self._whole)
         self._before(self.frames, self._video_of, *state, windows, t["crop"], *given)
         for call in self._features:
             call()

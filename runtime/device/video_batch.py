@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ...errors import DeviceError, SettingsError
 from ..settings import INITIAL_STEPS
+from ..tracking.aggregation import GIVEN
 from ..tracking.frame_checks import check_frame, ids_in, nothing_to_follow, warn_of_unused
 from ..tracking.sample_weights import MOST_GIVEN, SampleWeights
-from ..tracking.tracker import GIVEN, given_sample, update_due
+from ..tracking.tracker import given_sample, update_due
 from .frame_queue import FrameQueue, Pending
 from .layout import Followed, Layout, rounded
 from .network import DeviceNetwork, FewShotLearner
@@ -177,7 +178,9 @@ class VideoBatch:
 
     def _given(self, layout: Layout, frame: NDArray[np.uint8], mask: NDArray[np.bool_], place: int) -> None:
         """State, crop, mask crop and scores of an object whose mask is given."""
-        state, crop, label = given_sample(frame, mask, self.network.geometry)
+        crop_size = self.network.geometry.crop_size
+        state, cut = given_sample(mask, self.network.geometry, self.network.settings.share)
+        crop, label = cut.image(frame, crop_size), cut.mask(mask.astype(np.float32), crop_size)
         values = {
             "pos": state.pos,
             "scale": np.atleast_1d(state.target_scale),

@@ -1,13 +1,13 @@
 """The network as engines on a device, driven from the host: `network.Network` for whatever runs `DeviceEngine`s.
 
 Crops and mask crops go in through pinned memory, engines are enqueued on one stream one after another, logits come out;
-only for these, and at the end of an object's first frame, does the host wait. Every array is allocated with its object
-or before. A memory has all its slots from the start and `valid` says which hold a frame (see the bundle's graphs).
+only for these does the host wait. Every array is allocated with its object or before, pinned memory when more of it is
+first on its way. A memory has all its slots from the start; `valid` says which hold a frame (see the bundle's graphs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import prod
@@ -20,6 +20,7 @@ from ..clock import StageClock
 from ..device.engines.protocol import BoundGraph, DeviceArray, DeviceEngine, DType
 from ..manifest import GraphRecord, Port
 from ..settings import INITIAL_STEPS, Settings
+from ..tracking.network import Sample
 
 GRAPHS = (
     *("backbone", "label_encoder", "transformer_query", "memory_update", "memory_read"),
@@ -73,6 +74,12 @@ OWN = (
 """Arrays that every object has for itself: last features, filter, memory of both branches."""
 
 
+MOST_STAGED = 16
+"""Times that an input is filled before the host waits."""
+FEATURES = ("x_tra", "x_ind", "key", "C", "D")
+"""Arrays of those that hold a crop's features from one frame to the next."""
+
+
 def slot_of(bank: DeviceArray, slot: int) -> DeviceArray:
     """One slot (1, ...) of a bank (1, N, ...)."""
     shape = (1, *(bank.shape[2:] or (1,)))
@@ -102,10 +109,16 @@ def port_type(port: Port) -> DType:
 
 @dataclass(slots=True)
 class Staged:
-    """An input on the device and the pinned memory that it is filled from."""
+    """An input on the device and the pinned memories that it is filled from.
 
-    host: NDArray[Any]
+    Attributes:
+        hosts: one for each time that it is filled before the host waits.
+        used: of them, since the host waited.
+    """
+
+    hosts: list[NDArray[Any]]
     device: DeviceArray
+    used: int = 0
 
 
 class EngineNetwork:
@@ -151,22 +164,64 @@ class EngineNetwork:
         return self.device.zeros(self.shape(port), self._dtype(port))
 
     def _stage(self, port: str) -> Staged:
-        return Staged(self.device.pinned(self.shape(port), self._dtype(port)), self.new(port))
+        return Staged([], self.new(port))
 
     def fill(self, port: str, values: NDArray[Any]) -> None:
-        """Write an input's pinned memory and enqueue its way to the device."""
+        """Write an input's pinned memory, one that is not on its way, and enqueue its way to the device."""
         staged = self.staged[port]
-        staged.host[...] = values
-        self.device.upload(staged.device, staged.host)
+        if staged.used == MOST_STAGED:
+            self.wait()
+        if staged.used == len(staged.hosts):
+            staged.hosts.append(self.device.pinned(self.shape(port), self._dtype(port)))
+        host = staged.hosts[staged.used]
+        staged.used += 1
+        host[...] = values
+        self.device.upload(staged.device, host)
+
+    def wait(self) -> None:
+        """Until the stream has done everything."""
+        self.device.wait()
+        for staged in self.staged.values():
+            staged.used = 0
 
     def new_target(self) -> EngineTarget:
         """Room for one more object."""
         with self.device.current():
             return EngineTarget(self)
 
+    def extract(self, targets: Sequence[EngineTarget], crop: NDArray[np.float32]) -> None:
+        """Features of a crop (H, W, 3), computed for the first object and copied to the others."""
+        first, *others = targets
+        first.extract(crop)
+        with self.device.current():
+            for target in others:
+                for name in FEATURES:
+                    self.device.copy(target.arrays[name], first.arrays[name])
+
+    def store(self, samples: Sequence[Sample[EngineTarget]]) -> None:
+        """The extracted features into slots; both branches brought up to date."""
+        for sample in samples:
+            sample.target.store(sample)
+
+    def segment(self, targets: Sequence[EngineTarget]) -> Iterator[NDArray[np.float32]]:
+        """Logits (H, W) of each in turn, fp32."""
+        for target in targets:
+            yield target.segment()
+
+    def state_dicts(self, targets: Sequence[EngineTarget]) -> list[dict[str, NDArray[Any]]]:
+        """Copies of memories, filters and last features."""
+        return [target.state_dict() for target in targets]
+
+    def restore(self, states: Sequence[Mapping[str, NDArray[Any]]]) -> list[EngineTarget]:
+        """Targets that go on from `state_dicts`."""
+        targets = [self.new_target() for _ in states]
+        for target, state in zip(targets, states, strict=True):
+            target.load_state_dict(state)
+        return targets
+
 
 class EngineTarget:
-    """One object's features, memory and filter; see `network.Target`."""
+    """One object's features, memory and filter."""
 
     def __init__(self, network: EngineNetwork) -> None:
         self.network = network
@@ -191,24 +246,18 @@ class EngineTarget:
             if "transformer_query" in self.graphs:
                 self._run("transformer_query")
 
-    def start(self, mask: NDArray[np.float32]) -> None:
-        """The memory's first frame, and a filter learned from it; waits, as the next object's crop may follow."""
-        self.store(0, mask, np.ones(1, np.float32), INITIAL_STEPS)
-        with self.network.device.current():
-            self.network.device.wait()
-
-    def store(self, slot: int, mask: NDArray[np.float32], sample_weights: NDArray[np.float32], steps: int) -> None:
+    def store(self, sample: Sample[EngineTarget]) -> None:
         """The extracted features into a slot; both branches brought up to date."""
         net = self.network
         chosen = np.zeros(net.capacity, np.float32)
-        chosen[slot] = 1
+        chosen[sample.slot] = 1
         with net.device.current():
-            net.fill("mask", mask)
+            net.fill("mask", sample.mask)
             self._run("label_encoder")
             if "few_shot_start" in self.graphs:
-                self._learn(slot, sample_weights, steps)
+                self._learn(sample.slot, sample.weights, sample.steps)
             if "memory_update" in self.graphs:
-                self._remember(slot, chosen)
+                self._remember(sample.slot, chosen)
 
     def segment(self) -> NDArray[np.float32]:
         """Logits (H, W), fp32; waits for them."""
@@ -218,7 +267,7 @@ class EngineTarget:
                 self._run("memory_read")
             self._run("decoder")
             net.device.download(net.logits, net.arrays["logits"])
-            net.device.wait()
+            net.wait()
         logits: NDArray[np.float32] = net.logits[0, 0]
         return logits
 

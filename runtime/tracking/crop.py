@@ -47,6 +47,11 @@ class Window:
     offset: tuple[int, int]
 
     @property
+    def values(self) -> tuple[int, ...]:
+        """Top, left, bottom, right, stride, and the offset's row and column."""
+        return (self.top, self.left, self.bottom, self.right, self.stride, *self.offset)
+
+    @property
     def coordinates(self) -> tuple[int, int, int, int]:
         """Top, left, bottom, right in pixels of the frame, without the grid's offset, as the released code reports."""
         return tuple(self.stride * v for v in (self.top, self.left, self.bottom, self.right))  # type: ignore[return-value]
@@ -101,6 +106,13 @@ def place_window(
         start, stop = start + shift, stop + shift
     (top, left), (bottom, right) = start.tolist(), stop.tolist()
     return Window(top, left, bottom, right, stride, (int(offset[0]), int(offset[1])))
+
+
+def whole_window(image_size: tuple[int, int], output_size: tuple[int, int]) -> Window:
+    """The window of the output's shape that just holds the whole frame, as steady windows shrunk to it are cut."""
+    size = vector(image_size)
+    sample = vector(output_size) * np.float32(2 * (size / vector(output_size)).max())
+    return place_window(image_size, size / np.float32(2), sample, output_size, keep_inside=True, steady=True)
 
 
 def cut_image(image: NDArray[np.uint8], window: Window, output_size: tuple[int, int]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,11 @@ from numpy.typing import NDArray
 from ..clock import StageClock
 from ..manifest import Geometry
 from ..settings import Settings
-from .aggregation import soft_aggregation, strongest
-from .crop import OUTSIDE
+from .aggregation import PastedScores, Region, merge
 from .frame_checks import check_frame, ids_in, nothing_to_follow, warn_of_unused
 from .network import Network
 from .protocol import Computed, Sight, State
-from .tracker import ObjectTracker, PastedScores
-
-Region = tuple[slice, slice]
+from .tracker import Cut, ObjectTracker
 
 
 class HostFollower:
@@ -36,7 +34,7 @@ class HostFollower:
 
     ahead = 1
 
-    def __init__(self, network: Network, geometry: Geometry, settings: Settings, clock: StageClock) -> None:
+    def __init__(self, network: Network[Any], geometry: Geometry, settings: Settings, clock: StageClock) -> None:
         self.network = network
         self.geometry = geometry
         self.clock = clock
@@ -87,12 +85,15 @@ class HostFollower:
         corrected = {i for i in given if i in self.trackers} if correct else set()
         if mask is not None:
             warn_of_unused(given, self.trackers, correct)
-        pasted = self._track(frame, mask, corrected)
+        due = [i for i in self.trackers if i not in corrected]
+        pasted = self._track(frame, due)
         for object_id in appearing:
+            self.trackers[object_id] = ObjectTracker(self.network.new_target(), self.geometry, self.settings)
+        if corrected or appearing:
             assert mask is not None
-            pasted.append(self._start(frame, object_id, mask == object_id))
+            pasted |= self._give(frame, {i: mask == i for i in (*corrected, *appearing)})
         with self.clock.stage("paste_merge"):
-            return self._merge(pasted, frame.shape[:2])
+            return self._merge([pasted[i] for i in self.trackers], frame.shape[:2])
 
     def submit(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None = None, correct: bool = False) -> Computed:
         """As `step`; the label map is computed at once, where a device would go on by itself."""
@@ -120,48 +121,52 @@ class HostFollower:
         for object_id, tracker in self.trackers.items():
             tracker.state = dataclasses.replace(sight.targets[object_id])
 
-    def _track(self, frame: NDArray[np.uint8], mask: NDArray[Any] | None, corrected: set[int]) -> list[PastedScores]:
+    def _track(self, frame: NDArray[np.uint8], ids: list[int]) -> dict[int, PastedScores]:
+        """Objects in a further frame: what the last one brings into memories first, then windows, then scores."""
         if self._probabilities is None:
-            return []
-        pasted = []
-        for (object_id, tracker), probability in zip(self.trackers.items(), self._probabilities, strict=True):
-            if object_id in corrected:
-                assert mask is not None
-                pasted.append(tracker.correct(frame, mask == object_id))
-            else:
-                pasted.append(tracker.track(frame, probability, self._region))
+            return {}
+        size = (frame.shape[0], frame.shape[1])
+        maps = {i: p for i, p in zip(self.trackers, self._probabilities, strict=True) if i in ids}
+        with self.clock.stage("crop"):
+            samples = [self.trackers[i].begin(probability) for i, probability in maps.items()]
+        self.network.store([sample for sample in samples if sample is not None])
+        with self.clock.stage("crop"):
+            cuts = {i: self.trackers[i].look(probability, self._region) for i, probability in maps.items()}
+        pasted = {}
+        for together in self._extract(frame, cuts):
+            targets = [self.trackers[i].target for i in together]
+            for object_id, logits in zip(together, self.network.segment(targets), strict=True):
+                with self.clock.stage("paste_merge"):
+                    pasted[object_id] = self.trackers[object_id].paste(logits, size)
         return pasted
 
-    def _start(self, frame: NDArray[np.uint8], object_id: int, mask: NDArray[np.bool_]) -> PastedScores:
-        tracker = ObjectTracker(self.network.new_target(), self.geometry, self.settings, self.clock)
-        self.trackers[object_id] = tracker
-        return tracker.start(frame, mask)
+    def _give(self, frame: NDArray[np.uint8], masks: dict[int, NDArray[np.bool_]]) -> dict[int, PastedScores]:
+        """Objects whose masks (H, W) are given, new or corrected."""
+        with self.clock.stage("crop"):
+            given = {i: self.trackers[i].give(mask) for i, mask in masks.items()}
+        for _ in self._extract(frame, {i: cut for i, (cut, _) in given.items()}):
+            pass
+        self.network.store([sample for _, sample in given.values()])
+        return {i: PastedScores.given(mask) for i, mask in masks.items()}
+
+    def _extract(self, frame: NDArray[np.uint8], cuts: dict[int, Cut]) -> Iterator[list[int]]:
+        """Crop by crop, the objects that see it, their features extracted."""
+        together: dict[Cut, list[int]] = {}
+        for object_id, cut in cuts.items():
+            together.setdefault(cut, []).append(object_id)
+        for cut, ids in together.items():
+            with self.clock.stage("crop"):
+                crop = cut.image(frame, self.geometry.crop_size)
+            self.network.extract([self.trackers[i].target for i in ids], crop)
+            yield ids
 
     def _merge(self, pasted: list[PastedScores], size: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Soft aggregation where any object's scores lie; elsewhere the objects' merged probability is zero in fp32."""
-        regions = [p.region for p in pasted if p.scores.size]
-        rows, columns = (
-            slice(min((r[axis].start for r in regions), default=0), max((r[axis].stop for r in regions), default=0))
-            for axis in (0, 1)
-        )
-        scores = np.full((len(pasted), rows.stop - rows.start, columns.stop - columns.start), OUTSIDE, np.float32)
-        for canvas, p in zip(scores, pasted, strict=True):
-            if p.scores.size:
-                own_rows, own_columns = p.region
-                canvas[
-                    own_rows.start - rows.start : own_rows.stop - rows.start,
-                    own_columns.start - columns.start : own_columns.stop - columns.start,
-                ] = p.scores
-        merged = soft_aggregation(scores)
         if self._probabilities is None or len(self._probabilities) != len(pasted):
             self._probabilities = np.zeros((len(pasted), *size), np.float32)
-        else:
-            self._probabilities[(slice(None), *self._region)] = 0
-        self._region = (rows, columns)
-        self._probabilities[:, rows, columns] = merged[1:]
-        labels = np.zeros(size, np.uint8)
-        ids = np.array((0, *self.trackers), np.uint8)
-        labels[rows, columns] = ids[strongest(merged)]
+        before, labels = self._region, np.zeros(size, np.uint8)
+        self._region = merge(pasted, np.array((0, *self.trackers), np.uint8), self._probabilities, labels)
+        if any(old.start < new.start or old.stop > new.stop for old, new in zip(before, self._region, strict=True)):
+            _clear_outside(self._probabilities, before, self._region)
         return labels
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
@@ -173,8 +178,10 @@ class HostFollower:
             "probabilities": self._probabilities.copy(),
             "region": np.array([[s.start, s.stop] for s in self._region]),
         }
-        for object_id, tracker in self.trackers.items():
-            state.update({f"object{object_id}.{name}": array for name, array in tracker.state_dict().items()})
+        targets = self.network.state_dicts([tracker.target for tracker in self.trackers.values()])
+        for (object_id, tracker), target in zip(self.trackers.items(), targets, strict=True):
+            state |= {f"object{object_id}.{name}": array for name, array in tracker.state_dict().items()}
+            state |= {f"object{object_id}.target.{name}": array for name, array in target.items()}
         return state
 
     def load_state_dict(self, state: State) -> None:
@@ -185,8 +192,22 @@ class HostFollower:
         self._probabilities = state["probabilities"].copy()
         rows, columns = state["region"].tolist()
         self._region = (slice(*rows), slice(*columns))
-        for object_id in state["ids"].tolist():
-            prefix = f"object{object_id}."
-            tracker = ObjectTracker(self.network.new_target(), self.geometry, self.settings, self.clock)
-            tracker.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        ids = state["ids"].tolist()
+        targets = self.network.restore([_under(f"object{i}.target.", state) for i in ids])
+        for object_id, target in zip(ids, targets, strict=True):
+            tracker = ObjectTracker(target, self.geometry, self.settings)
+            tracker.load_state_dict(_under(f"object{object_id}.", state))
             self.trackers[object_id] = tracker
+
+
+def _clear_outside(maps: NDArray[np.float32], before: Region, region: Region) -> None:
+    """Zeros where maps (K, H, W) were written before and not again."""
+    (rows, columns), (new_rows, new_columns) = before, region
+    for part in (slice(rows.start, new_rows.start), slice(max(new_rows.stop, rows.start), rows.stop)):
+        maps[:, part, columns] = 0
+    for part in (slice(columns.start, new_columns.start), slice(max(new_columns.stop, columns.start), columns.stop)):
+        maps[:, rows, part] = 0
+
+
+def _under(prefix: str, state: State) -> State:
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}

@@ -4,40 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..clock import StageClock
 from ..manifest import Geometry
-from ..settings import INITIAL_STEPS, UPDATE_STEPS, Settings
-from .crop import Window, cut_image, cut_mask, paste_scores, place_window, vector
-from .network import Target
+from ..settings import INITIAL_STEPS, UPDATE_STEPS, Settings, Share
+from .aggregation import PastedScores
+from .crop import Window, cut_image, cut_mask, paste_scores, place_window, vector, whole_window
+from .network import Sample
 from .sample_weights import SampleWeights
 from .target_state import TargetState
 
-GIVEN = 100.0
-"""Score of a pixel inside a given mask; its negative outside (section 3.5, as the released tracker has it)."""
-
 
 @dataclass(frozen=True, slots=True)
-class PastedScores:
-    """A crop's scores in the frame: (h, w) and the (rows, columns) they cover; `crop.OUTSIDE` elsewhere."""
+class Cut:
+    """How a crop is cut out of a frame; objects whose cuts are equal see the same crop.
 
-    scores: NDArray[np.float32]
-    region: tuple[slice, slice]
+    Attributes:
+        window: the rectangle.
+        shift: of a first sample, which is the centre of a cut twice as large, how far the centre is moved (rows,
+            columns); None otherwise.
+    """
 
-    @classmethod
-    def given(cls, mask: NDArray[np.bool_]) -> Self:
-        """Of a mask (H, W) with at least one pixel that a person gave."""
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        region = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-        return cls(np.where(mask[region], np.float32(GIVEN), np.float32(-GIVEN)), region)
+    window: Window
+    shift: tuple[int, int] | None = None
+
+    def image(self, frame: NDArray[np.uint8], crop_size: tuple[int, int]) -> NDArray[np.float32]:
+        """Crop (h, w, 3) of a frame (H, W, 3)."""
+        if self.shift is None:
+            return cut_image(frame, self.window, crop_size)
+        rows, columns = self._centre(crop_size)
+        return cut_image(frame, self.window, _doubled(crop_size))[rows][:, columns]
+
+    def mask(self, mask: NDArray[np.float32], crop_size: tuple[int, int]) -> NDArray[np.float32]:
+        """Crop (h, w) of a mask (H, W)."""
+        if self.shift is None:
+            return cut_mask(mask, self.window, crop_size)
+        rows, columns = self._centre(crop_size)
+        return cut_mask(mask, self.window, _doubled(crop_size))[rows][:, columns]
+
+    def _centre(self, crop_size: tuple[int, int]) -> list[NDArray[np.int64]]:
+        assert self.shift is not None
+        return [
+            np.clip(np.arange(n) + n // 2 - shift, 0, 2 * n - 1) for n, shift in zip(crop_size, self.shift, strict=True)
+        ]
 
 
 class ObjectTracker:
     """One object from the frame in which its mask is given on.
+
+    Args:
+        target: its side of the network.
+        geometry: of the network's crops.
+        settings: how the bundle is used.
 
     Attributes:
         state: where the object was in the last frame.
@@ -46,75 +67,58 @@ class ObjectTracker:
         given_at: n of the last frame whose mask was given.
     """
 
-    def __init__(self, target: Target, geometry: Geometry, settings: Settings, clock: StageClock) -> None:
+    def __init__(self, target: Any, geometry: Geometry, settings: Settings) -> None:
         self.target = target
         self.geometry = geometry
         self.settings = settings
-        self.clock = clock
         self.weights = SampleWeights(settings.memory)
         self.frame_count = 0
         self.given_at = 1
         self.state: TargetState
         self.window: Window
 
-    def start(self, frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> PastedScores:
-        """The first frame: (H, W, 3) and the object's mask (H, W), with at least one pixel."""
-        self.frame_count = 1
-        self.target.start(self._take_given(frame, mask))
-        return PastedScores.given(mask)
+    def give(self, mask: NDArray[np.bool_]) -> tuple[Cut, Sample[Any]]:
+        """A frame whose mask (H, W), of at least one pixel, is given: its cut, and the sample that stays.
 
-    def correct(self, frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> PastedScores:
-        """A further frame whose mask is given: a sample that stays, from which scale and position start again.
-
-        What the frame before would have brought into the memory is left out: it is what had to be corrected.
+        The object's first frame, or a correction, from which scale and position start again. What the frame before a
+        correction would have brought into the memory is left out: it is what had to be corrected.
         """
         self.frame_count += 1
         self.given_at = self.frame_count
-        label = self._take_given(frame, mask)
-        slot = self.weights.insert_given()
-        self.target.store(slot, label, self.weights.current, INITIAL_STEPS)
-        return PastedScores.given(mask)
+        self.state, cut = given_sample(mask, self.geometry, self.settings.share)
+        slot = 0 if self.frame_count == 1 else self.weights.insert_given()
+        label = cut.mask(mask.astype(np.float32), self.geometry.crop_size)
+        return cut, Sample(self.target, slot, label, self.weights.current, INITIAL_STEPS)
 
-    def _take_given(self, frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """State, features and mask crop of a frame whose mask is given."""
-        with self.clock.stage("crop"):
-            state, crop, label = given_sample(frame, mask, self.geometry)
-        self.state = state
-        self.target.extract(crop)
-        return label
+    def begin(self, probability: NDArray[np.float32]) -> Sample[Any] | None:
+        """A further frame begins; what the last one, with the object's probability (H, W), brings into the memory."""
+        self.frame_count += 1
+        if not update_due(self.frame_count, self.given_at, self.settings):
+            return None
+        label = cut_mask(probability, self.window, self.geometry.crop_size)
+        return Sample(self.target, self.weights.insert(), label, self.weights.current, UPDATE_STEPS)
 
-    def track(
-        self, frame: NDArray[np.uint8], probability: NDArray[np.float32], region: tuple[slice, slice]
-    ) -> PastedScores:
-        """A further frame.
+    def look(self, probability: NDArray[np.float32], region: tuple[slice, slice]) -> Cut:
+        """Where the frame is cut.
 
         Args:
-            frame: (H, W, 3).
             probability: the object's merged probability in the previous frame, (H, W).
             region: rows and columns outside of which it is zero.
         """
-        self.frame_count += 1
-        image_size = probability.shape
-        crop_size = self.geometry.crop_size
-        if update_due(self.frame_count, self.given_at, self.settings):
-            with self.clock.stage("crop"):
-                label = cut_mask(probability, self.window, crop_size)
-            slot = self.weights.insert()
-            self.target.store(slot, label, self.weights.current, UPDATE_STEPS)
-        with self.clock.stage("crop"):
+        size = (probability.shape[0], probability.shape[1])
+        if self.settings.share == "frame":
+            self.window = whole_window(size, self.geometry.crop_size)
+        else:
             self.state.update(probability[region], (region[0].start, region[1].start), self.settings.min_area)
-            self.window = self.search_window((image_size[0], image_size[1]))
-            crop = cut_image(frame, self.window, crop_size)
-        self.target.extract(crop)
-        logits = self.target.segment()
-        with self.clock.stage("paste_merge"):
-            top, left, bottom, right = self.window.coordinates
-            sample_pos = np.float32(0.5) * vector((top + bottom - 1, left + right - 1))
-            sample_scale = np.sqrt(np.prod(vector((bottom - top, right - left)) / vector(crop_size)))
-            pasted, place = paste_scores(
-                logits, sample_pos, sample_scale, (image_size[0], image_size[1]), self.settings.score_resize
-            )
-            return PastedScores(pasted, place)
+            self.window = self.search_window(size)
+        return Cut(self.window)
+
+    def paste(self, logits: NDArray[np.float32], image_size: tuple[int, int]) -> PastedScores:
+        """Logits of the crop in their place in the frame."""
+        top, left, bottom, right = self.window.coordinates
+        sample_pos = np.float32(0.5) * vector((top + bottom - 1, left + right - 1))
+        sample_scale = np.sqrt(np.prod(vector((bottom - top, right - left)) / vector(self.geometry.crop_size)))
+        return PastedScores(*paste_scores(logits, sample_pos, sample_scale, image_size, self.settings.score_resize))
 
     def search_window(self, image_size: tuple[int, int]) -> Window:
         """The window about the target, half a feature cell off where filter and feature map do not centre alike."""
@@ -127,7 +131,7 @@ class ObjectTracker:
         return place_window(image_size, centre, sample, geometry.crop_size, keep_inside=True, steady=steady)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Everything that the next frame depends on, as arrays."""
+        """Everything that the next frame depends on but the target, as arrays."""
         window = self.window if self.frame_count > 1 else Window(0, 0, 0, 0, 1, (0, 0))
         own: dict[str, Any] = {
             "frame_count": self.frame_count,
@@ -136,10 +140,9 @@ class ObjectTracker:
             "target_scale": self.state.target_scale,
             "base_target_size": self.state.base_target_size,
             **self.weights.state_dict(),
-            "window": (window.top, window.left, window.bottom, window.right, window.stride, *window.offset),
+            "window": window.values,
         }
-        arrays = {name: np.array(value) for name, value in own.items()}
-        return {**arrays, **{f"target.{name}": array for name, array in self.target.state_dict().items()}}
+        return {name: np.array(value) for name, value in own.items()}
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """The reverse of `state_dict`."""
@@ -150,8 +153,6 @@ class ObjectTracker:
         self.weights.load_state_dict(state)
         top, left, bottom, right, stride, row, column = (int(v) for v in state["window"])
         self.window = Window(top, left, bottom, right, stride, (row, column))
-        prefix = "target."
-        self.target.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
 def update_due(frame_count: int, given_at: int, settings: Settings) -> bool:
@@ -165,33 +166,23 @@ def update_due(frame_count: int, given_at: int, settings: Settings) -> bool:
     return frame_count > given_at + 1 and frame_count % settings.interval == 0 and settings.memory > 1
 
 
-def given_sample(
-    frame: NDArray[np.uint8], mask: NDArray[np.bool_], geometry: Geometry
-) -> tuple[TargetState, NDArray[np.float32], NDArray[np.float32]]:
-    """What a frame whose mask is given brings: the target's state, its crop (h, w, 3) and its mask crop (h, w).
+def given_sample(mask: NDArray[np.bool_], geometry: Geometry, share: Share) -> tuple[TargetState, Cut]:
+    """What a mask (H, W) that is given, with at least one pixel, says: the target's state, and how its sample is cut.
 
     Args:
-        frame: (H, W, 3).
-        mask: (H, W), with at least one pixel.
+        mask: (H, W).
         geometry: size of the crop, and how much larger than the target.
+        share: "frame" for the whole frame.
     """
     state = TargetState.from_mask(mask, geometry.crop_size, geometry.search_factor)
-    height, width = geometry.crop_size
-    double = (2 * height, 2 * width)
-    window, rows, columns = _given_window(state, mask.shape, geometry.crop_size)
-    crop = cut_image(frame, window, double)[rows][:, columns]
-    label = cut_mask(mask.astype(np.float32), window, double)[rows][:, columns]
-    return state, crop, label
+    size = (mask.shape[0], mask.shape[1])
+    if share == "frame":
+        return state, Cut(whole_window(size, geometry.crop_size))
+    return state, _given_cut(state, size, geometry.crop_size)
 
 
-def _given_window(
-    state: TargetState, image_size: tuple[int, ...], crop: tuple[int, int]
-) -> tuple[Window, NDArray[np.int64], NDArray[np.int64]]:
-    """The first sample is cut twice as large, and its centre taken, moved towards the frame's inside.
-
-    Returns:
-        The large window, and the rows and columns of the resized cut that make the crop.
-    """
+def _given_cut(state: TargetState, image_size: tuple[int, int], crop: tuple[int, int]) -> Cut:
+    """The first sample is cut twice as large, and its centre taken, moved towards the frame's inside."""
     size, crop_size = vector(image_size), vector(crop)
     pos = state.pos
     sample = state.target_scale * crop_size
@@ -201,11 +192,10 @@ def _given_window(
     stop = pos + sample / np.float32(2) + np.float32(1)
     inward = -(np.maximum(-start, 0) - np.maximum(stop - size, 0)) / scale
     shift = np.trunc(inward).astype(np.int64)
-    height, width = crop
-    double = (2 * height, 2 * width)
-    window = place_window(
-        (image_size[0], image_size[1]), np.rint(pos), scale * vector(double), double, keep_inside=False
-    )
-    rows = np.clip(np.arange(height) + height // 2 - shift[0], 0, double[0] - 1)
-    columns = np.clip(np.arange(width) + width // 2 - shift[1], 0, double[1] - 1)
-    return window, rows, columns
+    double = _doubled(crop)
+    window = place_window(image_size, np.rint(pos), scale * vector(double), double, keep_inside=False)
+    return Cut(window, (int(shift[0]), int(shift[1])))
+
+
+def _doubled(crop: tuple[int, int]) -> tuple[int, int]:
+    return 2 * crop[0], 2 * crop[1]

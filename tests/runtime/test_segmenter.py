@@ -169,15 +169,15 @@ def test_the_incremental_memory_is_the_whole_softmax(tiny_bundle, disc):
     transformer = bundle_network(tiny_bundle).transformer
     for t in range(40):
         segmenter.step(disc(t % 12)[0], disc(0)[1] if t == 0 else None)
-        frames = segmenter.tracking.trackers[1].target.frames
+        frames = segmenter.tracking.trackers[1].target.memory.frames
         if t in (2, 5, 39):
-            z = torch.from_numpy(np.concatenate([frame["z"].array for frame in frames])[None])
+            z = torch.from_numpy(np.concatenate([frame.look.lent["z"].array for frame in frames])[None])
             with torch.inference_mode():
                 joint = z.flatten(1, 2)
                 attended = transformer.self_attention(joint, joint, joint).view_as(z) + z
                 mean, std = attended.mean(2, keepdim=True), attended.std(2, correction=0, keepdim=True)
                 expected = transformer.cross_attention.project((attended - mean) / (std.square() + 1e-5).sqrt())[0]
-            found = np.concatenate([frame["key_cross"].array for frame in frames])
+            found = np.concatenate([frame.key_cross.array for frame in frames])
             assert np.linalg.norm(found - expected.numpy()) <= 1e-4 * np.linalg.norm(expected.numpy())
     assert len(frames) == 4
 
@@ -306,9 +306,9 @@ def test_corrections_stay_in_the_memory_and_the_oldest_of_many_goes(tiny_bundle,
         given = t % 7 == 0
         segmenter.step(disc(t % 12)[0], disc(t % 12)[1] if given else None, correct=given)
         if given:
-            seen.append(tracker.target.samples["z_ind"][0, tracker.weights.given[-1]].copy())
+            seen.append(tracker.target.memory.z_ind[0, tracker.weights.given[-1]].copy())
         for slot, features in zip(tracker.weights.given, seen[-3:], strict=True):
-            np.testing.assert_array_equal(tracker.target.samples["z_ind"][0, slot], features)
+            np.testing.assert_array_equal(tracker.target.memory.z_ind[0, slot], features)
         shares = tracker.weights.current[[0, *tracker.weights.given]]
         assert (shares >= min(0.25, 0.5 / len(shares)) - 1e-6).all()
     assert len(seen) == 4 and len(tracker.weights.given) == 3

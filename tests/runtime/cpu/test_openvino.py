@@ -113,12 +113,14 @@ def test_8_bits_follow_the_disc_as_in_onnx_runtime(disc):
 def test_bf16_leaves_the_memory_near_what_its_frames_give(tiny_bundle, disc):
     """Eq. 2 in fp64 over the stored keys and tokens, after every slot was replaced."""
     _, segmenter = follow(tiny_bundle.folder, disc, backend="openvino:bf16")
-    frames = segmenter.tracking.trackers[1].target.frames
-    keys, tokens = (np.concatenate([f[name].array[0] for f in frames]).astype(np.float64) for name in ("key", "z"))
+    frames = segmenter.tracking.trackers[1].target.memory.frames
+    keys, tokens = (
+        np.concatenate([f.look.lent[name].array[0] for f in frames]).astype(np.float64) for name in ("key", "z")
+    )
     tau = 1 / 30
     affinities = np.exp((keys @ keys.T - 1) / tau)
     exact = affinities @ tokens / affinities.sum(1, keepdims=True)
-    kept = np.concatenate([f["C"].array[0] / f["D"].array[0] for f in frames])
+    kept = np.concatenate([f.C.array[0] / f.D.array[0] for f in frames])
     error = np.linalg.norm(kept - exact) / np.linalg.norm(exact)
     assert 1e-5 < error < 1e-2
 

@@ -48,6 +48,7 @@ def video(frames, seed=0, first=1, second=2):
         ("fp32", {}),
         ("fp16", {}),
         ("fp32", {"branches": "transduction"}),
+        ("fp32", {"share": "frame"}),
         ("fp32", {"branches": "induction", "score_resize": "ratio"}),
     ],
 )
@@ -266,7 +267,7 @@ class HostWatch(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("changes", [{}, {"branches": "transduction", "score_resize": "ratio"}])
+@pytest.mark.parametrize("changes", [{}, {"branches": "transduction", "score_resize": "ratio", "share": "frame"}])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_frames_and_updates_neither_wait_for_the_host_nor_read_from_it(net, precision, changes):
     """On tensors without values, which nothing can read and which work with none of the host."""

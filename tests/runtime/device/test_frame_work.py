@@ -76,7 +76,7 @@ def test_compiled_windows_are_those_of_the_host_to_the_bit():
 
     geometry = Geometry(crop_size=CROP, stride=16, filter_size=3, search_factor=5.0)
     settings = Settings(memory=3, interval=2, branches="both", threads=1, score_resize="given")
-    tracker = ObjectTracker(None, geometry, settings, None)
+    tracker = ObjectTracker(None, geometry, settings)
     for i, probability in enumerate(arrays[0].cpu().numpy()):
         tracker.state = TargetState(pos[i].copy(), scale[i, 0], base[i].copy())
         tracker.state.update(probability, (0, 0))

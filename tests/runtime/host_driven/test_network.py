@@ -140,7 +140,7 @@ def test_a_clip_as_the_growing_memory_on_the_cpu_has_it(tiny_bundle, engines_bun
         alone.align(tested)
         waits = device.waits
         found, expected = (s.step(frame, labels if t == 0 else None) for s in (tested, alone))
-        assert device.waits - waits == 2, "an object's logits are all that a frame waits for"
+        assert device.waits - waits == (2 if t else 0), "an object's logits are all that a frame waits for"
         for i in (1, 2):
             assert iou(found == i, expected == i) >= (0.995 if fp32 else 0.97), (t, i)
     assert not device.queue

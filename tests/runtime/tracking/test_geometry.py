@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from jointrt.runtime.tracking.aggregation import soft_aggregation, strongest
-from jointrt.runtime.tracking.crop import cut_image, cut_mask, paste_scores, place_window, vector
+from jointrt.runtime.tracking.aggregation import PastedScores, merge, soft_aggregation, strongest
+from jointrt.runtime.tracking.crop import OUTSIDE, cut_image, cut_mask, paste_scores, place_window, vector
 from jointrt.runtime.tracking.sample_weights import SampleWeights
 from jointrt.runtime.tracking.target_state import TargetState
 
@@ -93,8 +93,33 @@ def test_large_maps_are_aggregated_row_by_row_alike():
 
 def test_the_strongest_is_numpys_argmax():
     merged = np.random.default_rng(0).integers(0, 4, (6, 40, 50)).astype(np.float32)
-    np.testing.assert_array_equal(strongest(merged), merged.argmax(axis=0))
-    assert strongest(merged[:, :0]).shape == (0, 50)
+    ids = np.array([0, 9, 3, 255, 7, 1], np.uint8)
+    np.testing.assert_array_equal(strongest(merged, ids), ids[merged.argmax(axis=0)])
+    assert strongest(merged[:, :0], ids).shape == (0, 50)
+    many = np.random.default_rng(0).integers(0, 4, (256, 5, 7)).astype(np.float32)
+    np.testing.assert_array_equal(strongest(many, np.arange(256, dtype=np.uint8)), many.argmax(axis=0))
+
+
+@pytest.mark.parametrize("objects", [1, 3, 7])
+def test_the_merge_by_blocks_is_that_of_the_whole_frame(objects):
+    """Regions that meet, miss one another, or hold nothing; frames before leave nothing behind in the maps."""
+    rng = np.random.default_rng(objects)
+    size, ids = (333, 410), np.arange(objects + 1, dtype=np.uint8)
+    probabilities, labels = np.full((objects, *size), 7, np.float32), np.full(size, 99, np.uint8)
+    pasted, whole = [], np.full((objects, *size), OUTSIDE, np.float32)
+    for k in range(objects):
+        (top, bottom), (left, right) = np.sort(rng.integers(0, 300, 2)), np.sort(rng.integers(0, 400, 2))
+        region = (slice(top, bottom), slice(left, right))
+        pasted.append(PastedScores((rng.standard_normal((bottom - top, right - left)) * 9).astype(np.float32), region))
+        whole[k][region] = pasted[-1].scores
+    region = merge(pasted, ids, probabilities, labels)
+    expected = soft_aggregation(whole)
+    np.testing.assert_array_equal(probabilities[:, *region], expected[1:, *region])
+    np.testing.assert_array_equal(labels[region], expected.argmax(axis=0)[region])
+    labels[region], probabilities[:, *region] = 99, 7
+    assert (labels == 99).all() and (probabilities == 7).all()
+    expected[1:, *region] = 0
+    assert not expected[1:].any()
 
 
 def test_sample_weights(units):
