@@ -57,7 +57,7 @@ class Worker:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.segmenter, self.identity = load_segmenter(plan.request)
+        self.segmenter, self.identity = load_segmenter(plan.request.bundle, plan.request)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
     def ready(self) -> str:
