@@ -33,7 +33,7 @@ ALLOWED = {
     "export.build": RUNTIME | {"model", "runtime.*", "export.graphs", "export.checkpoint", "export.parity"},
     "benchmarks": RUNTIME,
     "benchmarks.accuracy": RUNTIME | {"model", "runtime.*", "export.*", "benchmarks"},
-    "benchmarks.speed": RUNTIME | {"model", "runtime.*", "export.*", "benchmarks", "benchmarks.speed.report"},
+    "benchmarks.speed": RUNTIME | {"model", "runtime.*", "export.*", "fleet", "benchmarks", "benchmarks.speed.report"},
     "benchmarks.speed.report": RUNTIME | {"benchmarks", "benchmarks.speed"},
     "benchmarks.gpu": RUNTIME | {"model", "runtime.*", "export.*"},
     "annotations": RUNTIME | {"runtime.job", "runtime.video"},

@@ -196,7 +196,7 @@ class VideoFile:
     def fingerprint(self) -> str:
         """Digest of the file's length, first and last mebibyte."""
         digest = hashlib.sha256()
-        _digest_ends(self.path, 1 << 20, digest)
+        digest_ends(self.path, 1 << 20, digest)
         return digest.hexdigest()
 
     def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
@@ -265,7 +265,7 @@ class VideoFile:
             self.damage = f"{self.path} is truncated or damaged: {read} {of} could be read"
 
 
-def _digest_ends(file: Path, size: int, digest: hashlib._Hash) -> None:
+def digest_ends(file: Path, size: int, digest: hashlib._Hash) -> None:
     """Add a file's length, and its first and last bytes, so many of each."""
     with file.open("rb") as stream:
         length = stream.seek(0, 2)
@@ -545,7 +545,7 @@ class ImageFolder:
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(os.fsencode(file.name) + b"\n")
-            _digest_ends(file, 1 << 12, digest)
+            digest_ends(file, 1 << 12, digest)
         return digest.hexdigest()
 
     def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:

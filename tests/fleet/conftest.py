@@ -36,8 +36,9 @@ def plan_for_fixture():
     from jointrt.fleet.worker import Plan
     from jointrt.runtime.job.run import Request
 
-    def plan_for(out, resume=False, kind="png"):
-        request = Request(source=Path(), mask=Path(), out=Path(), bundle="lite", threads=1)
+    def plan_for(out, resume=False, kind="png", **settings):
+        chosen = {"bundle": "lite", "threads": 1, "overlay": False, **settings}
+        request = Request(source=Path(), mask=Path(), out=Path(), **chosen)
         return Plan(request, str(out), kind, resume)
 
     return plan_for

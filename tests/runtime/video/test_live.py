@@ -15,25 +15,13 @@ import cv2
 import numpy as np
 import pytest
 from jointrt.errors import SettingsError, VideoError
+from jointrt.runtime.job.quiet import Quiet
 from jointrt.runtime.job.run import Job, Request, segment_video
 from jointrt.runtime.video.live import is_live, live_name, open_live
 from jointrt.runtime.video.masks import write_label_map
 from jointrt.runtime.video.sources import open_source
 
 COUNT = 30
-
-
-class Quiet:
-    """Shows nothing."""
-
-    def begin(self, total, done):
-        pass
-
-    def advance(self):
-        pass
-
-    def note(self, text):
-        pass
 
 
 @pytest.fixture
