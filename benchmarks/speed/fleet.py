@@ -62,7 +62,7 @@ class Observer:
         self.row = row
         if self._ended % self.every == 0:
             self.resident.append(resident_mb())
-            sys.stderr.write(f"{self._ended} rows, {time.perf_counter() - self.began:.0f} s\n")
+            sys.stderr.write(f"{self._ended} rows, {time.perf_counter() - self.began:.0f} s, {self.resident[-1]} MB\n")
 
 
 def write_table(file: Path, rows: int) -> None:
