@@ -42,6 +42,9 @@ def batch(
     hard_mask: Annotated[bool, typer.Option("--hard-mask", help="Grey values are ids; see `jointrt run`.")] = False,
     keep_255: Annotated[bool, typer.Option("--keep-255", help="Follow id 255 too; see `jointrt run`.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Write NAME/overlay.mp4 too.")] = False,
+    videos: Annotated[
+        int, typer.Option(min=1, max=256, help="On a GPU: videos of one frame size that share a worker's batch.")
+    ] = 1,
     device: Device = "cpu",
     backend: Backend = "auto",
     address: Annotated[str | None, typer.Option(metavar="auto|HOST", help="Ray cluster to join.")] = None,
@@ -74,7 +77,7 @@ def batch(
         overlay=overlay,
         **record_of(Options, locals()).options(),
     )
-    plan = Plan(request, out, form, resume)
+    plan = Plan(request, out, form, resume, videos)
     if dry_run:
         typer.echo(f"{len(check_batch(inputs, plan, overwrite=overwrite))} clips to {out} by {request.bundle}")
         return

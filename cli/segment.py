@@ -144,7 +144,7 @@ def run(
         image = opened.peek(shown_in) if isinstance(opened, LiveSource) else read_frame(opened, shown_in)
         mask = context.with_resource(first_mask(image, prompt, threads))
     name = live_name(source) if isinstance(opened, LiveSource) else opened.stem
-    request = record_of(Request, locals(), source=opened, out=out or Path("out") / name)
+    request = record_of(Request, locals(), source=opened, out=out or Path("out") / name, resumable=True)
     with RunDisplay() as display:
         outcome = segment_video(request, display, loaded)
     if outcome.frames:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import fsspec
 
 from ..errors import DeviceError, JointError, OutputError, SettingsError
-from ..runtime.backends import choose
+from ..runtime.backends import Name, choose, split_backend
 from ..runtime.bundle import Bundle
 from ..runtime.settings import available_cores
 from ..runtime.worker_shape import guessed_shape, kept_shape
@@ -90,7 +90,7 @@ def run_batch(
         try:
             known = _start(ray, worker, plan, workers, len(names))
             watcher.begin(len(names), list(known.values()))
-            for row in _rows(ray, inputs, known):
+            for row in _rows(ray, inputs, known, plan.videos):
                 if row["error"] is not None and earlier.holds(row["name"]):
                     row["error"] += "; its earlier result stays"
                 report.add(row, time.perf_counter() - began)
@@ -107,6 +107,12 @@ def check_batch(inputs: str, plan: Plan, *, overwrite: bool) -> Names:
     """Refuse what cannot be done, before anything starts; the clips' names."""
     if plan.format not in FORMATS:
         raise SettingsError(f"format is {plan.format}: expected {', '.join(FORMATS)}")
+    if plan.videos > 1 and plan.request.correct:
+        raise SettingsError("--correct with --videos: clips that share a batch are not corrected; give one of the two")
+    if plan.videos > 1 and plan.request.device == "cpu" and split_backend(plan.request.backend)[0] != Name.TORCH:
+        raise SettingsError(
+            f"--videos is {plan.videos} on the CPU, which follows one at a time: expected --device cuda"
+        )
     if plan.out.startswith("memory://"):
         raise OutputError(
             f"{plan.out} would be in a worker's memory, and end with it: expected a folder or s3://, gs://"
@@ -208,7 +214,12 @@ def _start(ray: Any, worker: type[Worker], plan: Plan, workers: int | None, tota
             f"the cluster has room for {room} workers: expected {workers or 1}; fewer --workers or --threads"
         )
     remote = ray.remote(worker).options(
-        num_cpus=threads, num_gpus=int(gpu), max_restarts=-1, max_task_retries=RETRIES, scheduling_strategy="SPREAD"
+        num_cpus=threads,
+        num_gpus=int(gpu),
+        max_restarts=-1,
+        max_task_retries=RETRIES,
+        max_concurrency=plan.videos,
+        scheduling_strategy="SPREAD",
     )
     actors = [remote.remote(plan) for _ in range(min(workers or room, total))]
     try:
@@ -223,10 +234,10 @@ def _start(ray: Any, worker: type[Worker], plan: Plan, workers: int | None, tota
     return dict(zip(actors, names, strict=True))
 
 
-def _rows(ray: Any, inputs: str, known: dict[Any, str]) -> Iterator[dict[str, Any]]:
-    """Hand clips to workers as they become free; a row for each as it ends."""
+def _rows(ray: Any, inputs: str, known: dict[Any, str], videos: int) -> Iterator[dict[str, Any]]:
+    """Hand clips to workers as they become free, each with room for so many; a row for each as it ends."""
     pending: dict[Any, tuple[Any, Clip]] = {}
-    free = list(known)
+    free = list(known) * videos
     deaths = 0
     for clip in long_first(read_clips(inputs)):
         if clip.fault is not None:

@@ -7,18 +7,22 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import JointError, OutputError, VideoError
 from ..runtime.job.quiet import Quiet
-from ..runtime.job.run import Job, Loaded, Outcome, Request, load_segmenter
+from ..runtime.job.run import Job, Outcome, Request
 from .formats import convert_masks
 from .inputs import fetch, mark
 from .table import Clip
+
+if TYPE_CHECKING:
+    from .seats import Seats
 
 DONE = "done.json"
 """Written last into a clip's folder: where it is, the result is whole."""
@@ -35,28 +39,34 @@ class Plan:
         out: path or URL of the folder for the results.
         format: see `formats.FORMATS`.
         resume: leave what is there.
+        videos: clips of one frame size that share a worker's batch.
     """
 
     request: Request
     out: str
     format: str
     resume: bool
+    videos: int = 1
 
 
 class Worker:
-    """Holds one segmenter; is an actor of Ray."""
+    """Holds the engines; is an actor of Ray, with as many threads as clips share a batch."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self._loaded: Loaded | None = None
+        self._loaded: tuple[Seats, dict[str, Any]] | None = None
+        self._loading = threading.Lock()
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> tuple[Seats, dict[str, Any]]:
         """The bundle, loaded at the first call: one that ends the process then ends a call, whose tries are bounded."""
-        if self._loaded is None:
-            self._loaded = load_segmenter(self.plan.request.bundle, self.plan.request)
-        return self._loaded
+        with self._loading:
+            if self._loaded is None:
+                from .seats import load_seats
+
+                self._loaded = load_seats(self.plan.request.bundle, self.plan.request, self.plan.videos)
+            return self._loaded
 
     def ready(self) -> str:
         """Load the bundle.
@@ -146,10 +156,12 @@ class Worker:
             start=clip.start,
             end=clip.end,
             every=clip.every,
+            resumable=False,
         )
-        segmenter, identity = self.loaded
-        segmenter.reset()
-        outcome = Job.prepare(request).run(segmenter, identity, Quiet())
+        seats, identity = self.loaded
+        job = Job.prepare(request)
+        with seats.seat(job.source.size) as segmenter:
+            outcome = job.run(segmenter, identity, Quiet())
         if outcome.interrupted:
             raise JointError("the worker was told to stop")
         if outcome.damage is not None:
@@ -176,5 +188,6 @@ def _put_in_place(files: Any, result: Path, target: str, local: bool) -> None:
             files.rm_file(f"{target}/{DONE}")
         files.rm(target, recursive=True)
     parts = sorted(p for p in result.rglob("*") if p.is_file() and p.name != DONE)
-    for part in (*parts, result / DONE):
-        files.put_file(str(part), f"{target}/{part.relative_to(result).as_posix()}")
+    # At once: one after the other, hundreds of masks would take as long as their clip.
+    files.put([str(part) for part in parts], [f"{target}/{part.relative_to(result).as_posix()}" for part in parts])
+    files.put_file(str(result / DONE), f"{target}/{DONE}")

@@ -37,7 +37,7 @@ ALLOWED = {
     "benchmarks.speed.report": RUNTIME | {"benchmarks", "benchmarks.speed"},
     "benchmarks.gpu": RUNTIME | {"model", "runtime.*", "export.*"},
     "annotations": RUNTIME | {"runtime.job", "runtime.video"},
-    "fleet": RUNTIME | {"annotations", "runtime.job", "runtime.video", "runtime.tracking"},
+    "fleet": RUNTIME | {"annotations", "runtime.device", "runtime.job", "runtime.video", "runtime.tracking"},
     "studio": RUNTIME | {"annotations", "runtime.clicks", "runtime.job", "runtime.video", "runtime.tracking"},
     "serve": RUNTIME | {"annotations", "studio"},
     "cli": {"*"},

@@ -74,22 +74,22 @@ def write_table(file: Path, rows: int) -> None:
             stream.write(f"{place}.mp4,{place}.png,clip-{n:07d},{FRAMES}\n")
 
 
-def simulate(rows: int, workers: int, folder: Path) -> dict[str, Any]:
-    """Run a batch of so many rows; figures as JSON can hold them."""
+def simulate(rows: int, workers: int, videos: int, folder: Path) -> dict[str, Any]:
+    """Run a batch of so many rows, so many on their way at each worker; figures as JSON can hold them."""
     from ray import cloudpickle
 
     table, watcher, nowhere = folder / "clips.csv", Observer(), Path()
     write_table(table, rows)
-    request = Request(source=nowhere, mask=nowhere, out=nowhere, bundle="lite", threads=1)
+    request = Request(source=nowhere, mask=nowhere, out=nowhere, bundle="lite", threads=1, backend="torch")
     began = time.perf_counter()
-    report = run_batch(
-        str(table), Plan(request, str(folder / "out"), "png", False), watcher, workers=workers, worker=FakeWorker
-    )
+    plan = Plan(request, str(folder / "out"), "png", False, videos)
+    report = run_batch(str(table), plan, watcher, workers=workers, worker=FakeWorker)
     place = "s3://a-bucket-of-clips/2026/11/0000/clip-0000000"
     clip = Clip("clip-0000000", f"{place}.mp4", f"{place}.png", end=FRAMES, length=FRAMES)
     return {
         "rows": sum(report.counts.values()),
         "workers": workers,
+        "videos": videos,
         "seconds": time.perf_counter() - began,
         "rows_per_second": rows / (time.perf_counter() - watcher.began),
         "driver_peak_mb": peak_mb(),
@@ -106,9 +106,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--videos", type=int, default=1, help="on their way at each worker: stands for more workers")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jointrt-") as folder:
-        print(json.dumps(simulate(options.rows, options.workers, Path(folder)), indent=1))
+        print(json.dumps(simulate(options.rows, options.workers, options.videos, Path(folder)), indent=1))
 
 
 if __name__ == "__main__":

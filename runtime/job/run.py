@@ -58,6 +58,7 @@ class Request(Options):
         resume: go on with an interrupted run.
         overlay: write the overlay video too.
         show: show the overlay in a window.
+        resumable: store the segmenter's state on the way, so that a killed run can be gone on with.
     """
 
     source: Path | LiveSource
@@ -76,6 +77,7 @@ class Request(Options):
     resume: bool = False
     overlay: bool = True
     show: bool = False
+    resumable: bool = True
 
     @property
     def live(self) -> bool:
@@ -254,6 +256,11 @@ class Job:
             source.need(masks.files)
         return cls(request, source, masks, output)
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a killed run may be gone on with."""
+        return self.request.resumable and not self.request.live
+
     def run(self, segmenter: FrameSegmenter, identity: Mapping[str, Any], display: Display) -> Outcome:
         """Segment all frames.
 
@@ -359,7 +366,8 @@ class Job:
             if not overlapped(frames, work.backwards, sink, stop):
                 return False
             # A run that is resumed knows by it that this way is complete.
-            self.output.save_state(self.earliest, work.segmenter.state_dict())
+            if self.keeps_state:
+                self.output.save_state(self.earliest, work.segmenter.state_dict())
         return True
 
     def _forwards(self, restart: Restart, work: _Inference, sink: _ResultWriter, stop: threading.Event) -> bool:
@@ -420,7 +428,7 @@ class Job:
 
     def _keep(self, work: _Inference) -> None:
         """Keep what a later run needs to go on, or nothing where no mask is complete."""
-        if work.begun and work.state_after is not None and not self.request.live:
+        if work.begun and work.state_after is not None and self.keeps_state:
             self.output.save_state(work.state_after, work.segmenter.state_dict())
         if work.begun:
             self.output.retract()
@@ -495,7 +503,7 @@ class _Inference:
 
     def _due_state(self) -> dict[str, NDArray[Any]] | None:
         self._since_state += 1
-        if self._since_state < STATE_EVERY or self.job.request.live:
+        if self._since_state < STATE_EVERY or not self.job.keeps_state:
             return None
         self._since_state = 0
         return self.segmenter.state_dict()
