@@ -282,12 +282,7 @@ class Job:
         display: Display,
         window: OverlayWindow | None,
     ) -> Outcome:
-        for note in (*self.source.notes, *self.masks.notes):
-            display.note(f"note: {note}")
-        if self.request.overwrite and (foreign := self.output.foreign()):
-            display.note(
-                f"note: {foreign} PNGs in {self.output.masks} that no run wrote stay, unless a mask is so called"
-            )
+        self._tell(display)
         restart, record = self._restart(segmenter, identity, display)
         if not restart.done:
             for note in self._ways():
@@ -337,6 +332,15 @@ class Job:
             found=sink.tally.found(),
             dropped=dropped,
         )
+
+    def _tell(self, display: Display) -> None:
+        """What the user should know of source, masks and output folder."""
+        for note in (*self.source.notes, *self.masks.notes):
+            display.note(f"note: {note}")
+        if self.request.overwrite and (foreign := self.output.foreign()):
+            display.note(
+                f"note: {foreign} PNGs in {self.output.masks} that no run wrote stay, unless a mask is so called"
+            )
 
     def _ways(self) -> Iterator[str]:
         """Where the run begins and which ways it goes, where that is not what was typed."""

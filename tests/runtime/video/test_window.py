@@ -19,7 +19,7 @@ def display(monkeypatch):
     """A virtual display; its name."""
     if shutil.which("Xvfb") is None:
         pytest.skip("there is no Xvfb")
-    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp"]
+    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp", "-noreset"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         name = f":{server.stdout.readline().strip()}"
         monkeypatch.setenv("DISPLAY", name)
