@@ -128,21 +128,23 @@ def run(
         found = "both --mask and clicks or a box" if shown else "neither"
         raise SettingsError(f"{found}: expected --mask, or --box and --click for an object in the first frame")
     bundle = bundle or default_bundle(backend, device)
+    if shown:
+        from ..runtime.clicks import ClickSegmenter
+        from ..runtime.clicks.job import Prompt, first_mask, read_frame
+
+        prompt, clicker = Prompt.read(box, on or (), beside or ()), ClickSegmenter.load(threads=threads)
     loaded: Loaded | None = None
     opened: Path | LiveSource = Path(source)
     if is_live(source):
-        # The mask's frame is to be as new as the next one.
+        # All is loaded before: the mask's frame is to be as new as the next one.
         loaded = load_segmenter(bundle, record_of(Options, locals()))
         opened = open_live(source, keep_all=keep_all)
     elif keep_all:
         raise SettingsError(f"--keep-all is for live sources, and {source} is none: all its frames are kept")
-    if mask is None:
-        from ..runtime.clicks.job import Prompt, first_mask, read_frame
-
+    if shown:
         shown_in = start if start_mask is None else start_mask
-        prompt = Prompt.read(box, on or (), beside or ())
         image = opened.peek(shown_in) if isinstance(opened, LiveSource) else read_frame(opened, shown_in)
-        mask = context.with_resource(first_mask(image, prompt, threads))
+        mask = context.with_resource(first_mask(image, prompt, clicker))
     name = live_name(source) if isinstance(opened, LiveSource) else opened.stem
     request = record_of(Request, locals(), source=opened, out=out or Path("out") / name, resumable=True)
     with RunDisplay() as display:

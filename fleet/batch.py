@@ -21,7 +21,7 @@ from ..errors import DeviceError, JointError, OutputError, SettingsError
 from ..runtime.backends import Name, choose, split_backend
 from ..runtime.bundle import Bundle
 from ..runtime.settings import available_cores
-from ..runtime.worker_shape import guessed_shape, kept_shape
+from ..runtime.worker_shape import WorkerShape, guessed_shape, kept_shape
 from .formats import FORMATS
 from .report import Report
 from .table import NAME, Clip, Names, read_clips, read_names
@@ -128,25 +128,32 @@ def shaped(plan: Plan, workers: int | None, *, alone: bool) -> tuple[Plan, int |
     """The plan with the threads of each worker, the number of workers, and a line that says why; empty if as asked.
 
     What is not given is what `jointrt bench --throughput` found best on this machine for the bundle, else a guess:
-    workers of one thread each, as many as there are cores.
+    workers of one thread each, as many as there are cores, or one for each GPU. The processes found best share a GPU,
+    but where clips share a batch, which was not measured.
 
     Args:
         alone: whether all workers are on this machine; a cluster has as many as there is room for.
     """
     request = plan.request
-    if request.threads is not None or request.device != "cpu":
-        return replace(plan, request=replace(request, threads=request.threads or 1)), workers, ""
-    if workers is not None and alone:
+    if request.threads is not None:
+        return plan, workers, ""
+    gpu = request.device != "cpu"
+    if gpu and plan.videos > 1:
+        return replace(plan, request=replace(request, threads=1)), workers, ""
+    if not gpu and workers is not None and alone:
         threads = max(1, available_cores() // workers)
         return replace(plan, request=replace(request, threads=threads)), workers, ""
     bundle = Bundle.open(request.bundle)
     kept = kept_shape(bundle, choose(bundle, request.backend, None, request.device))
-    shape = kept or guessed_shape()
+    shape = kept or (WorkerShape(1, 1) if gpu else guessed_shape())
+    held = f"{shape} for each GPU" if gpu else str(shape)
     if kept is None:
-        why = f"{shape}, a guess: `jointrt bench --throughput` finds what is best here, and keeps it"
+        why = f"{held}, a guess: `jointrt bench --throughput` finds what is best here, and keeps it"
     else:
-        why = f"{shape}, the best that `jointrt bench --throughput` found here"
-    return replace(plan, request=replace(request, threads=shape.threads)), shape.processes if alone else workers, why
+        why = f"{held}, the best that `jointrt bench --throughput` found here"
+    share = 1 / shape.processes if gpu else 1.0
+    plan = replace(plan, request=replace(request, threads=shape.threads), gpu_share=share)
+    return plan, shape.processes if alone and not gpu else workers, why
 
 
 class Earlier:
@@ -206,16 +213,18 @@ def _ray(address: str | None, plan: Plan, workers: int | None) -> Iterator[Any]:
 def _start(ray: Any, worker: type[Worker], plan: Plan, workers: int | None, total: int) -> dict[Any, str]:
     """Actors that have loaded the bundle, and their names."""
     threads = plan.request.threads or 1
-    gpu = plan.request.device == "cuda"
+    gpu = plan.request.device != "cpu"
     have = ray.cluster_resources()
-    room = int(have.get("GPU", 0)) if gpu else int(have.get("CPU", 0)) // threads
+    room = int(have.get("CPU", 0)) // threads
+    if gpu:
+        room = min(room, int(have.get("GPU", 0)) * round(1 / plan.gpu_share))
     if room < (workers or 1):
         raise DeviceError(
             f"the cluster has room for {room} workers: expected {workers or 1}; fewer --workers or --threads"
         )
     remote = ray.remote(worker).options(
         num_cpus=threads,
-        num_gpus=int(gpu),
+        num_gpus=plan.gpu_share if gpu else 0,
         max_restarts=-1,
         max_task_retries=RETRIES,
         max_concurrency=plan.videos,

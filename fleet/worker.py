@@ -40,6 +40,7 @@ class Plan:
         format: see `formats.FORMATS`.
         resume: leave what is there.
         videos: clips of one frame size that share a worker's batch.
+        gpu_share: of a GPU that a worker holds.
     """
 
     request: Request
@@ -47,6 +48,7 @@ class Plan:
     format: str
     resume: bool
     videos: int = 1
+    gpu_share: float = 1.0
 
 
 class Worker:

@@ -16,6 +16,7 @@ from ..errors import SettingsError
 from ..files import cache_folder, replace_file
 from .backends import Choice
 from .bundle import Bundle
+from .device.cuda_driver import query_cuda_driver
 from .settings import available_cores
 
 
@@ -109,5 +110,7 @@ def kept_shape(bundle: Bundle, choice: Choice) -> WorkerShape | None:
 
 
 def _name(bundle: Bundle, choice: Choice) -> str:
-    key = [bundle.fingerprint, str(choice), processor(), available_cores()]
+    key: list[str | int] = [bundle.fingerprint, str(choice), processor(), available_cores()]
+    if choice.device != "cpu":
+        key += [device.name for device in query_cuda_driver().devices]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32] + ".json"

@@ -99,6 +99,11 @@ def test_workers_have_the_shape_that_was_found_best_here(tmp_path, monkeypatch, 
     assert shaped(bare, 1, alone=True)[0].request.threads == cores
     plan, workers, why = shaped(plan_for(tmp_path, threads=5), 7, alone=True)
     assert (plan.request.threads, workers, why) == (5, 7, "")
+    on_gpu = plan_for(tmp_path, threads=None, device="cuda")
+    assert shaped(on_gpu, None, alone=True)[0].gpu_share == 1
+    keep_shape(bundle, choose(bundle, device="cuda"), WorkerShape(4, 2), 1.0)
+    plan, workers, why = shaped(on_gpu, None, alone=True)
+    assert (plan.gpu_share, plan.request.threads, workers) == (0.25, 2, None) and "for each GPU" in why
 
 
 def test_a_table_reads_alike_in_every_form(tmp_path):
