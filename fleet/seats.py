@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from ..errors import SettingsError
 from ..runtime.backends import choose
 from ..runtime.bundle import Bundle
-from ..runtime.device.follower import BatchSegmenter
 from ..runtime.device.readiness import device_name
 from ..runtime.job.resume import FrameSegmenter
 from ..runtime.job.run import identity, load_segmenter
 from ..runtime.settings import Options
+
+if TYPE_CHECKING:
+    from ..runtime.device.follower import BatchSegmenter
 
 Size = tuple[int, int]
 
@@ -184,6 +186,9 @@ def load_seats(bundle: str, options: Options, videos: int) -> tuple[Seats, dict[
     if videos == 1:
         segmenter, used = load_segmenter(bundle, options)
         return OneSeat(segmenter), used
+    # It needs torch, which a CPU's own backends do not.
+    from ..runtime.device.follower import BatchSegmenter
+
     opened = Bundle.open(bundle)
     choice = choose(opened, options.backend, None, options.device)
     batch = BatchSegmenter.load(opened, videos=videos, **options.options())
