@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .app import app
-from .options import Backend, Branches, Device, Interval, Memory
+from .options import Backend, Branches, Device, Interval, Memory, MinArea, ScoreResize, Windows, record_of
 
 
 @app.command()
@@ -23,8 +23,28 @@ def batch(
     memory: Memory = None,
     interval: Interval = None,
     branches: Branches = "both",
-    threads: Annotated[int, typer.Option(help="Cores of each worker.", min=1)] = 1,
-    workers: Annotated[int | None, typer.Option(help="Processes.", min=1, show_default="all there is room for")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Cores of each worker.", min=1, show_default="as `jointrt bench --throughput` found best; 1"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes.", min=1, show_default="as found best; all there is room for")
+    ] = None,
+    score_resize: ScoreResize = "given",
+    windows: Windows = "released",
+    min_area: MinArea = None,
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Later masks correct objects that are followed already.")
+    ] = False,
+    backward: Annotated[
+        bool, typer.Option("--backward", help="Of a folder of masks: segment the frames before the first too.")
+    ] = False,
+    hard_mask: Annotated[bool, typer.Option("--hard-mask", help="Grey values are ids; see `jointrt run`.")] = False,
+    keep_255: Annotated[bool, typer.Option("--keep-255", help="Follow id 255 too; see `jointrt run`.")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Write NAME/overlay.mp4 too.")] = False,
+    videos: Annotated[
+        int, typer.Option(min=1, max=256, help="On a GPU: videos of one frame size that share a worker's batch.")
+    ] = 1,
     device: Device = "cpu",
     backend: Backend = "auto",
     address: Annotated[str | None, typer.Option(metavar="auto|HOST", help="Ray cluster to join.")] = None,
@@ -40,23 +60,26 @@ def batch(
     from ..fleet.worker import Plan
     from ..runtime.backends import default_bundle
     from ..runtime.job.run import Request
+    from ..runtime.settings import Options
 
     if overwrite and resume:
         raise SettingsError("both --overwrite and --resume are given: expected one of them")
-    settings: dict[str, Any] = {"memory": memory, "interval": interval, "branches": branches, "threads": threads}
     nowhere = Path()
     request = Request(
         source=nowhere,
         mask=nowhere,
         out=nowhere,
         bundle=bundle or default_bundle(backend, device),
-        device=device,
-        backend=backend,
-        **settings,
+        correct=correct,
+        backward=backward,
+        hard_mask=hard_mask,
+        keep_255=keep_255,
+        overlay=overlay,
+        **record_of(Options, locals()).options(),
     )
-    plan = Plan(request, out, form, resume)
+    plan = Plan(request, out, form, resume, videos)
     if dry_run:
-        typer.echo(f"{check_batch(inputs, plan, overwrite=overwrite)} clips to {out} by {request.bundle}")
+        typer.echo(f"{len(check_batch(inputs, plan, overwrite=overwrite))} clips to {out} by {request.bundle}")
         return
     with BatchDisplay() as display:
         report = run_batch(inputs, plan, display, address=address, workers=workers, overwrite=overwrite)

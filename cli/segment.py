@@ -30,7 +30,13 @@ from .options import (
 @app.command()
 def run(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="A video file, or a folder of images in natural order.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A video file; a folder of images in natural order; or live: camera:0, rtsp://... and other addresses "
+            "that FFmpeg opens, - for a stream on the standard input."
+        ),
+    ],
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -102,6 +108,10 @@ def run(
         ),
     ] = False,
     overlay: Annotated[bool, typer.Option(help="Write OUT/overlay.mp4.")] = True,
+    show: Annotated[bool, typer.Option("--show", help="Show the overlay in a window; q closes it and ends.")] = False,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Of a live source: segment every frame, however far behind.")
+    ] = False,
 ) -> None:
     """Segment a video: OUT/masks/ gets one palette PNG per frame, OUT/overlay.mp4 shows them.
 
@@ -111,22 +121,36 @@ def run(
     from ..errors import SettingsError, VideoError
     from ..runtime.backends import default_bundle
     from ..runtime.job.console import RunDisplay, summary
-    from ..runtime.job.run import Request, segment_video
+    from ..runtime.job.run import Loaded, Request, load_segmenter, segment_video
+    from ..runtime.settings import Options
+    from ..runtime.video.live import LiveSource, is_live, live_name, open_live
 
     shown = bool(box or on or beside)
     if shown == (mask is not None):
         found = "both --mask and clicks or a box" if shown else "neither"
         raise SettingsError(f"{found}: expected --mask, or --box and --click for an object in the first frame")
-    if mask is None:
-        from ..runtime.clicks.job import Prompt, first_mask
+    bundle = bundle or default_bundle(backend, device)
+    if shown:
+        from ..runtime.clicks import ClickSegmenter
+        from ..runtime.clicks.job import Prompt, first_mask, read_frame
 
+        prompt, clicker = Prompt.read(box, on or (), beside or ()), ClickSegmenter.load(threads=threads)
+    loaded: Loaded | None = None
+    opened: Path | LiveSource = Path(source)
+    if is_live(source):
+        # All is loaded before: the mask's frame is to be as new as the next one.
+        loaded = load_segmenter(bundle, record_of(Options, locals()))
+        opened = open_live(source, keep_all=keep_all)
+    elif keep_all:
+        raise SettingsError(f"--keep-all is for live sources, and {source} is none: all its frames are kept")
+    if shown:
         shown_in = start if start_mask is None else start_mask
-        mask = context.with_resource(first_mask(source, shown_in, Prompt.read(box, on or (), beside or ()), threads))
-    request = record_of(
-        Request, locals(), out=out or Path("out") / source.stem, bundle=bundle or default_bundle(backend, device)
-    )
+        image = opened.peek(shown_in) if isinstance(opened, LiveSource) else read_frame(opened, shown_in)
+        mask = context.with_resource(first_mask(image, prompt, clicker))
+    name = live_name(source) if isinstance(opened, LiveSource) else opened.stem
+    request = record_of(Request, locals(), source=opened, out=out or Path("out") / name, resumable=True)
     with RunDisplay() as display:
-        outcome = segment_video(request, display)
+        outcome = segment_video(request, display, loaded)
     if outcome.frames:
         typer.echo(summary(outcome, request))
     for file in outcome.unused:
@@ -136,4 +160,4 @@ def run(
         display.note(f"interrupted; go on with: {again}" if outcome.frames else "interrupted; nothing was written")
         sys.exit(130)
     if outcome.damage is not None:
-        raise VideoError(f"{outcome.damage}; all of them were segmented")
+        raise VideoError(f"{outcome.damage}; what could be read was segmented")

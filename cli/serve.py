@@ -27,6 +27,17 @@ def serve(
     rate: Annotated[float, typer.Option(min=0.1, help="Frames per second read from one client.")] = 120.0,
     idle: Annotated[float, typer.Option(min=0.1, help="Seconds without a frame that end a session.")] = 60.0,
     longest: Annotated[float, typer.Option(min=0.1, help="Seconds that end any session.")] = 3600.0,
+    copies: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Serve behind Ray Serve, on one machine or many: so many copies, each of --sessions.",
+            show_default="without Ray",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="auto|HOST", help="With --copies: the Ray cluster to join.")
+    ] = None,
     token: Annotated[
         str | None,
         typer.Option(envvar="JOINTRT_TOKEN", help="What clients send.", show_default="made; none on loopback"),
@@ -36,6 +47,7 @@ def serve(
     ] = None,
 ) -> None:
     """Segment live streams: a WebSocket each, frames in, label maps out; see examples/live_client.py."""
+    from ..errors import SettingsError
     from ..runtime.backends import default_bundle
     from ..runtime.settings import Options
     from ..serve.limits import Limits
@@ -51,4 +63,12 @@ def serve(
         idle=idle,
         longest=longest,
     )
-    serve_streams(limits, host, port, token=token, origins=tuple(origins or ()), say=typer.echo)
+    allowed = tuple(origins or ())
+    if copies is None:
+        if address is not None:
+            raise SettingsError("--address is given without --copies: give both, or leave it out")
+        serve_streams(limits, host, port, token=token, origins=allowed, say=typer.echo)
+        return
+    from ..serve.on_ray import serve_on_ray
+
+    serve_on_ray(limits, host, port, copies=copies, address=address, token=token, origins=allowed, say=typer.echo)

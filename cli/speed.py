@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .app import app
-from .options import Branches, Device, Interval, Weights, record_of
+from .options import Branches, Device, Interval, Weights, names_in, record_of
 
 
 @app.command()
@@ -45,6 +46,21 @@ def bench(
     ] = False,
     weights: Weights = None,
     clips: Annotated[int, typer.Option(min=0, help="Run the whole clip N times as well.", metavar="N")] = 0,
+    throughput: Annotated[
+        bool,
+        typer.Option(
+            "--throughput",
+            help="Time many clips through several processes instead; the best is what `jointrt batch` takes.",
+        ),
+    ] = False,
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            help="With --throughput: processes and threads to try.",
+            metavar="PxT,PxT,...",
+            show_default="all cores shared out in several ways",
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.", metavar="FILE")] = None,
     plots: Annotated[Path | None, typer.Option(help="Write pictures here.", metavar="DIR")] = None,
     html: Annotated[
@@ -58,7 +74,13 @@ def bench(
     from ..benchmarks.speed.bench import BenchRequest, whole_numbers
     from ..benchmarks.speed.clip import CLIP
     from ..benchmarks.speed.report.report import Outputs, run_and_report
+    from ..errors import SettingsError
 
+    if throughput:
+        _throughput(locals())
+        return
+    if processes is not None:
+        raise SettingsError("--processes is given without --throughput: leave it out, or give both")
     if crop is not None:
         from ..export.build.bundle import check_crop, parse_crop
     request = record_of(
@@ -73,3 +95,39 @@ def bench(
         source=source or CLIP,
     )
     run_and_report(request, record_of(Outputs, locals()))
+
+
+def _throughput(typed: Mapping[str, Any]) -> None:
+    """`jointrt bench --throughput`, from the command's parameters."""
+    from ..benchmarks.speed.clip import CLIP
+    from ..benchmarks.speed.processes import ThroughputRequest
+    from ..benchmarks.speed.report.throughput import run_throughput
+    from ..errors import SettingsError
+    from ..runtime.worker_shape import WorkerShape
+
+    others = ("crop", "threads", "plots", "html", "against", "reference", "weights", "clips")
+    if unread := [name for name in others if typed[name]]:
+        raise SettingsError(f"--{unread[0]} is not for --throughput: leave it out, or bench without --throughput")
+
+    def one(name: str) -> int | None:
+        text = typed[name]
+        if text is not None and not text.isdecimal():
+            raise SettingsError(f"{name} is {text!r}: expected one whole number with --throughput")
+        return None if text is None else int(text)
+
+    bundles = typed["bundles"] or [None]
+    if len(bundles) > 1 or "," in typed["backend"]:
+        raise SettingsError("several bundles or backends with --throughput: expected one of each")
+    request = ThroughputRequest(
+        bundle=bundles[0],
+        shapes=tuple(WorkerShape.read(text) for text in names_in(typed["processes"])),
+        objects=one("objects") or 1,
+        source=typed["source"] or CLIP,
+        mask=typed["mask"],
+        memory=one("memory"),
+        interval=typed["interval"],
+        branches=typed["branches"],
+        device=typed["device"],
+        backend=typed["backend"],
+    )
+    run_throughput(request, typed["json"])

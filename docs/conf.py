@@ -4,7 +4,7 @@ project = "jointrt"
 author = "The authors of jointrt"
 root_doc = "README"
 pages = {
-    "Pages": ("benchmarks/README", "examples/README", "CONTRIBUTING", "CHANGELOG"),
+    "Pages": ("benchmarks/README", "benchmarks/fleet", "examples/README", "CONTRIBUTING", "CHANGELOG"),
     "Models": ("engines/lite/MODEL_CARD", "engines/clicks/MODEL_CARD"),
 }
 include_patterns = [f"{page}.md" for page in (root_doc, *(page for group in pages.values() for page in group))]

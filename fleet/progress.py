@@ -13,7 +13,7 @@ class BatchDisplay:
     """A bar on the error output: videos, frames, frames per second, failures, time left."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
+        self._console = console = Console(stderr=True)
         self._frames = self._failed = 0
         self._progress = Progress(
             TextColumn("videos"),
@@ -51,3 +51,7 @@ class BatchDisplay:
         self._progress.update(
             self._task, advance=1, description=f"{self._frames} frames, {rate:.1f} fps, {self._failed} failed"
         )
+
+    def note(self, text: str) -> None:
+        """See `batch.Watcher`."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

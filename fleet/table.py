@@ -59,20 +59,42 @@ def read_clips(inputs: str) -> Iterator[Clip]:
         raise DatasetError(f"{inputs} cannot be read: {error}") from None
 
 
-def count_clips(inputs: str) -> int:
-    """Rows of a table, read once.
+class Names:
+    """The names of a table's clips; of each 8 bytes of a hash are kept."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __contains__(self, name: str) -> bool:
+        return self._hash(name) in self._seen
+
+    def add(self, name: str) -> bool:
+        """Whether it was not there."""
+        before = len(self._seen)
+        self._seen.add(self._hash(name))
+        return len(self._seen) > before
+
+    @staticmethod
+    def _hash(name: str) -> int:
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+
+
+def read_names(inputs: str) -> Names:
+    """Names of a table's clips, read once.
 
     Raises:
         DatasetError: see `read_clips`; or two rows have one name, or there is none.
     """
-    seen: set[int] = set()
-    for count, clip in enumerate(read_clips(inputs)):
-        seen.add(int.from_bytes(hashlib.blake2b(clip.name.encode(), digest_size=8).digest()))
-        if len(seen) == count:
+    names = Names()
+    for clip in read_clips(inputs):
+        if not names.add(clip.name):
             raise DatasetError(f"{inputs}: two clips are called {clip.name}: give each a `name` of its own")
-    if not seen:
+    if not names:
         raise DatasetError(f"{inputs} holds no clip: expected rows with `video` and `mask`")
-    return len(seen)
+    return names
 
 
 def _rows(inputs: str) -> Iterator[Mapping[str, Any]]:

@@ -7,19 +7,27 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import JointError, OutputError, VideoError
-from ..runtime.job.run import Job, Outcome, Request, load_segmenter
+from ..runtime.job.quiet import Quiet
+from ..runtime.job.run import Job, Outcome, Request
 from .formats import convert_masks
+from .inputs import fetch, mark
 from .table import Clip
+
+if TYPE_CHECKING:
+    from .seats import Seats
 
 DONE = "done.json"
 """Written last into a clip's folder: where it is, the result is whole."""
+PARTS = ".parts"
+"""Folder in a local OUT in which results are made, before they are renamed into place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,37 +39,47 @@ class Plan:
         out: path or URL of the folder for the results.
         format: see `formats.FORMATS`.
         resume: leave what is there.
+        videos: clips of one frame size that share a worker's batch.
+        gpu_share: of a GPU that a worker holds.
     """
 
     request: Request
     out: str
     format: str
     resume: bool
-
-
-class Quiet:
-    """Shows nothing."""
-
-    def begin(self, total: int | None, done: int) -> None:
-        """See `run.Display`."""
-
-    def advance(self) -> None:
-        """See `run.Display`."""
-
-    def note(self, text: str) -> None:
-        """See `run.Display`."""
+    videos: int = 1
+    gpu_share: float = 1.0
 
 
 class Worker:
-    """Holds one segmenter; is an actor of Ray."""
+    """Holds the engines; is an actor of Ray, with as many threads as clips share a batch."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.segmenter, self.identity = load_segmenter(plan.request)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._loaded: tuple[Seats, dict[str, Any]] | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def loaded(self) -> tuple[Seats, dict[str, Any]]:
+        """The bundle, loaded at the first call: one that ends the process then ends a call, whose tries are bounded."""
+        with self._loading:
+            if self._loaded is None:
+                from .seats import load_seats
+
+                self._loaded = load_seats(self.plan.request.bundle, self.plan.request, self.plan.videos)
+            return self._loaded
 
     def ready(self) -> str:
-        """Host and process."""
+        """Load the bundle.
+
+        Returns:
+            Host and process.
+
+        Raises:
+            JointError: it cannot be used here.
+        """
+        assert self.loaded
         return self.name
 
     def segment(self, clip: Clip, contents: Mapping[str, bytes]) -> dict[str, Any]:
@@ -94,7 +112,7 @@ class Worker:
 
         files, root = fsspec.url_to_fs(self.plan.out)
         target = f"{root.rstrip('/')}/{clip.name}"
-        asked = {"clip": asdict(clip), "identity": self.identity, "format": self.plan.format}
+        asked = self._asked(clip, contents)
         if self.plan.resume and files.exists(f"{target}/{DONE}"):
             held = json.loads(files.cat_file(f"{target}/{DONE}"))
             if {key: held.get(key) for key in asked} != json.loads(json.dumps(asked)):
@@ -104,10 +122,9 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:
             folder = Path(scratch)
             # Beside the target, so that it can be renamed into place.
-            result = Path(root, f".{clip.name}.{os.getpid()}.part") if local else folder / "result"
-            if local:
-                for left in Path(root).glob(f".{clip.name}.*.part"):
-                    shutil.rmtree(left)
+            result = Path(root, PARTS, clip.name, str(os.getpid())) if local else folder / "result"
+            # What a worker left that died.
+            shutil.rmtree(result.parent if local else result, ignore_errors=True)
             try:
                 outcome = self._run(clip, contents, folder, result)
                 _drop_times(result / "report.json")
@@ -116,8 +133,21 @@ class Worker:
                 (result / DONE).write_text(json.dumps(done, indent=1, sort_keys=True) + "\n", encoding="utf-8")
                 _put_in_place(files, result, target, local)
             finally:
-                shutil.rmtree(result, ignore_errors=True)
+                shutil.rmtree(result.parent if local else result, ignore_errors=True)
         return {"frames": outcome.frames, "objects": outcome.objects, "state": "segmented"}
+
+    def _asked(self, clip: Clip, contents: Mapping[str, bytes]) -> dict[str, Any]:
+        """All that decides a clip's result, as JSON can hold it; where its times lie is none of it."""
+        row = {name: getattr(clip, name) for name in ("name", "video", "mask", "start", "end", "every")}
+        request = self.plan.request
+        return {
+            "clip": row,
+            "inputs": {url: mark(url, contents) for url in (clip.video, clip.mask)},
+            "identity": self.loaded[1],
+            "reading": {name: getattr(request, name) for name in ("correct", "backward", "hard_mask", "keep_255")},
+            "overlay": request.overlay,
+            "format": self.plan.format,
+        }
 
     def _run(self, clip: Clip, contents: Mapping[str, bytes], folder: Path, result: Path) -> Outcome:
         request = replace(
@@ -128,10 +158,12 @@ class Worker:
             start=clip.start,
             end=clip.end,
             every=clip.every,
-            overlay=False,
+            resumable=False,
         )
-        self.segmenter.reset()
-        outcome = Job.prepare(request).run(self.segmenter, self.identity, Quiet())
+        seats, identity = self.loaded
+        job = Job.prepare(request)
+        with seats.seat(job.source.size) as segmenter:
+            outcome = job.run(segmenter, identity, Quiet())
         if outcome.interrupted:
             raise JointError("the worker was told to stop")
         if outcome.damage is not None:
@@ -146,22 +178,6 @@ def _drop_times(file: Path) -> None:
     file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def fetch(url: str, folder: Path, contents: Mapping[str, bytes]) -> Path:
-    """A local path as it is; anything else copied into a folder."""
-    if "://" not in url:
-        return Path(url)
-    import fsspec
-
-    folder.mkdir()
-    here = folder / PurePosixPath(url.partition("?")[0]).name
-    if url in contents:
-        here.write_bytes(contents[url])
-        return here
-    files, path = fsspec.url_to_fs(url)
-    files.get(path, str(here), recursive=files.isdir(path))
-    return here
-
-
 def _put_in_place(files: Any, result: Path, target: str, local: bool) -> None:
     if local:
         if Path(target).exists():
@@ -174,5 +190,6 @@ def _put_in_place(files: Any, result: Path, target: str, local: bool) -> None:
             files.rm_file(f"{target}/{DONE}")
         files.rm(target, recursive=True)
     parts = sorted(p for p in result.rglob("*") if p.is_file() and p.name != DONE)
-    for part in (*parts, result / DONE):
-        files.put_file(str(part), f"{target}/{part.relative_to(result).as_posix()}")
+    # At once: one after the other, hundreds of masks would take as long as their clip.
+    files.put([str(part) for part in parts], [f"{target}/{part.relative_to(result).as_posix()}" for part in parts])
+    files.put_file(str(result / DONE), f"{target}/{DONE}")

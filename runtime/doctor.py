@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from .device.engines.library import MODULES, check_library, query_tensorrt
 from .device.readiness import backend_problem
 from .segmenter import Segmenter
 from .settings import available_cores
+from .worker_shape import processor
 
 REQUIRED = ("jointrt", "numpy", "opencv-python", "av", "pillow", "jinja2", "pydantic", "rich", "typer")
 OPTIONAL = {
@@ -128,7 +128,7 @@ def _versions() -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     cores = available_cores()
-    yield Finding("devices", "CPU", f"{_cpu_name()}, {cores} core{'s' * (cores != 1)} for this process", True)
+    yield Finding("devices", "CPU", f"{processor()}, {cores} core{'s' * (cores != 1)} for this process", True)
     driver = query_cuda_driver()
     if driver.cuda_version is not None:
         major, minor = driver.cuda_version
@@ -139,14 +139,6 @@ def _devices() -> Iterator[Finding]:
         major, minor = device.compute_capability
         found = f"{device.name}, compute capability {major}.{minor}, {device.memory / 2**30:.0f} GiB"
         yield Finding("devices", "GPU", found, None)
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _providers() -> Iterator[Finding]:

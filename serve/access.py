@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from ..studio.access import Access, names_loopback
+from ..studio.access import Access, is_loopback, names_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +35,9 @@ class StreamAccess(Access):
         if self.token and not self.holds_token(connection):
             return "the token is missing or wrong: send it as Authorization: Bearer, or as ?token="
         return None
+
+
+def access_for(host: str, token: str | None, origins: tuple[str, ...]) -> StreamAccess:
+    """The check where a server listens on `host`; a token is made where there is none and others can come."""
+    loopback = is_loopback(host)
+    return StreamAccess(token or ("" if loopback else secrets.token_urlsafe(24)), loopback, origins)

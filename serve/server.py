@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 from collections.abc import Callable
 
@@ -35,18 +34,14 @@ def serve(
     try:
         import uvicorn
 
-        from ..studio.access import is_loopback
-        from .access import StreamAccess
+        from .access import access_for
         from .app import create_app
     except ImportError as error:
         raise DependencyError(f"{error.name} is not installed: pip install 'jointrt[serve]'") from None
-    loopback = is_loopback(host)
-    if not (token or loopback):
-        token = secrets.token_urlsafe(24)
-    app = create_app(limits, StreamAccess(token or "", loopback, origins))
+    access = access_for(host, token, origins)
+    app = create_app(limits, access)
     listener = _listener(host, port)
-    place = f"[{host}]" if ":" in host else host
-    say(f"jointrt serve: ws://{place}:{listener.getsockname()[1]}/stream{f'  token {token}' if token else ''}")
+    say(told(host, listener.getsockname()[1], access.token))
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -56,6 +51,12 @@ def serve(
         timeout_graceful_shutdown=2,
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def told(host: str, port: int, token: str) -> str:
+    """Where clients may come, and with what."""
+    place = f"[{host}]" if ":" in host else host
+    return f"jointrt serve: ws://{place}:{port}/stream{f'  token {token}' if token else ''}"
 
 
 def _listener(host: str, port: int) -> socket.socket:

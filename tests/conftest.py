@@ -16,6 +16,7 @@ DATA = Path(__file__).parent / "data"
 LONG = (
     "runtime/test_closed_loop.py",
     "fleet/test_batch.py",
+    "serve/test_on_ray.py",
     "runtime/device/test_goldens.py",
     "training/clicks/test_clicks.py",
     "runtime/job/test_run.py",

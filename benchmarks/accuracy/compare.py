@@ -194,7 +194,7 @@ def _compare_clip(
         if frame.index > begin:
             curve.append(_agreement(a, b, first.object_ids))
         display.advance()
-    return ClipComparison(clip.source.path.stem, tuple(curve), None, None)
+    return ClipComparison(Path(clip.source.path).stem, tuple(curve), None, None)
 
 
 def _compare_sequence(

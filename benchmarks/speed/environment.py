@@ -13,6 +13,7 @@ from typing import Self
 
 from ...runtime.device.readiness import device_name
 from ...runtime.settings import available_cores
+from ...runtime.worker_shape import processor
 
 try:
     import resource
@@ -50,7 +51,7 @@ class Environment:
         return cls(
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             machine=platform.machine(),
-            processor=_processor(),
+            processor=processor(),
             cores=available_cores(),
             system=platform.platform(),
             python=platform.python_version(),
@@ -69,14 +70,6 @@ def _version(*packages: str) -> str:
         with suppress(PackageNotFoundError):
             return version(package)
     return "not installed"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def peak_mb() -> float | None:

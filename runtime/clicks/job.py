@@ -104,14 +104,13 @@ def make_mask(request: MaskRequest) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def first_mask(source: Path, frame: int, prompt: Prompt, threads: int | None = None) -> Iterator[Path]:
-    """A mask for a film's frame, in which what is shown is object 1; the file lasts as long as the block.
+def first_mask(image: NDArray[np.uint8], prompt: Prompt, segmenter: ClickSegmenter) -> Iterator[Path]:
+    """A mask for a frame (H, W, 3), in which what is shown is object 1; the file lasts as long as the block.
 
     Raises:
         JointError: see `make_mask`.
     """
-    image = read_frame(source, frame)
-    region = segment(ClickSegmenter.load(threads=threads), image, prompt)
+    region = segment(segmenter, image, prompt)
     with TemporaryDirectory(prefix="jointrt-") as folder:
         path = Path(folder) / "clicked.png"
         write_label_map(path, region.astype(np.uint8))

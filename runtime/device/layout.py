@@ -136,6 +136,8 @@ class Layout:
         for tensor in self.kept().values():
             tensor[place].zero_()
         self.tensors["base_size"][place].fill_(torch.inf)
+        # A group that it belonged to goes on, and divides by it.
+        self.tensors["stride"][place].fill_(1)
         self.tensors["scores"][place].fill_(OUTSIDE)
 
     def tabulate(self, objects: Sequence[Followed]) -> None:

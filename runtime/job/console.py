@@ -68,6 +68,7 @@ def summary(outcome: Outcome, request: Request) -> str:
         f"{count} {noun}{'' if count == 1 else 's'}"
         for count, noun in ((outcome.frames, "frame"), (outcome.objects, "object"))
     )
+    counts += f", {outcome.dropped} dropped" * (outcome.dropped > 0)
     runner = outcome.runs_on.partition(":")[0]
     told = [f"{i} lost from {name} on" for i, name in outcome.lost.items()]
     told += [f"{i} lost from {lost}, found in {found}" for i, (lost, found) in outcome.found.items()]

@@ -97,7 +97,12 @@ class Sink(Protocol[Result_contra]):
 
 
 def overlapped(
-    items: Iterable[Item], work: Callable[[Item], Result], sink: Sink[Result], stop: threading.Event
+    items: Iterable[Item],
+    work: Callable[[Item], Result],
+    sink: Sink[Result],
+    stop: threading.Event,
+    *,
+    depth: int = DEPTH,
 ) -> bool:
     """Take items from one thread, work on them in the caller's, write the results in another.
 
@@ -108,6 +113,7 @@ def overlapped(
         work: is called in the caller's thread.
         sink: is written and closed in a thread of its own.
         stop: once set, no further item is begun.
+        depth: items that may wait for the work.
 
     Returns:
         Whether all items were worked on; False if it was stopped before.
@@ -115,7 +121,7 @@ def overlapped(
     Raises:
         Exception: the first failure of any of the three.
     """
-    inputs: Channel[Item] = Channel()
+    inputs: Channel[Item] = Channel(depth)
     outputs: Channel[Result] = Channel()
     failures: list[BaseException] = []
     reader = threading.Thread(target=_read, args=(items, inputs), name="reader", daemon=True)

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -23,11 +23,13 @@ from ..bundle import Bundle
 from ..segmenter import Segmenter
 from ..settings import MIN_AREA, Options, Settings
 from ..tracking.protocol import Computed, Pending
+from ..video.live import LiveSource
 from ..video.masks import GivenMasks, MaskReading, read_label_map
 from ..video.overlay import OverlayVideo, draw_overlay
 from ..video.sources import Frame, Source, open_source
+from ..video.window import OverlayWindow
 from .output import OutputFolder
-from .pipeline import overlapped
+from .pipeline import DEPTH, overlapped
 from .resume import FrameSegmenter, Restart, take_up
 from .tally import Tally
 
@@ -40,7 +42,7 @@ class Request(Options):
     """What the user asks for, `Options` included.
 
     Attributes:
-        source: a video file or a folder of images.
+        source: a video file or a folder of images; or a live source, which is read once and ends when it is told to.
         mask: a PNG, or a folder of PNGs named like frames.
         out: the folder for the results.
         bundle: see `Segmenter.load`.
@@ -55,9 +57,11 @@ class Request(Options):
         overwrite: replace earlier results.
         resume: go on with an interrupted run.
         overlay: write the overlay video too.
+        show: show the overlay in a window.
+        resumable: store the segmenter's state on the way, so that a killed run can be gone on with.
     """
 
-    source: Path
+    source: Path | LiveSource
     mask: Path
     out: Path
     bundle: str = "lite"
@@ -72,6 +76,13 @@ class Request(Options):
     overwrite: bool = False
     resume: bool = False
     overlay: bool = True
+    show: bool = False
+    resumable: bool = True
+
+    @property
+    def live(self) -> bool:
+        """Whether frames come once."""
+        return isinstance(self.source, LiveSource)
 
     @property
     def both_ways(self) -> bool:
@@ -112,6 +123,7 @@ class Outcome:
         runs_on: what ran the engines.
         lost: objects that are not in the last frame, and the frame from which on they are gone.
         found: objects that are, but were gone before: last from which frame on, and where they were found again.
+        dropped: frames of a live source that could not be kept up with.
     """
 
     frames: int
@@ -124,30 +136,39 @@ class Outcome:
     runs_on: str
     lost: dict[int, str]
     found: dict[int, tuple[str, str]]
+    dropped: int = 0
 
 
-def segment_video(request: Request, display: Display) -> Outcome:
+Loaded = tuple[Segmenter, dict[str, Any]]
+"""A segmenter, and what determines its masks."""
+
+
+def segment_video(request: Request, display: Display, loaded: Loaded | None = None) -> Outcome:
     """Check everything, load the bundle, run.
+
+    Args:
+        loaded: what `load_segmenter` gave for the same options; where a source is live, it is loaded before the source
+            is opened.
 
     Raises:
         JointError: anything wrong with what the user gave; nothing was written then.
     """
     job = Job.prepare(request)
-    segmenter, used = load_segmenter(request)
+    segmenter, used = loaded or load_segmenter(request.bundle, request)
     assert segmenter.choice is not None
     if segmenter.choice.orchestrator is Orchestrator.DEVICE:
         display.note(f"runs with {segmenter.runs_on}")
     return job.run(segmenter, used, display)
 
 
-def load_segmenter(request: Request) -> tuple[Segmenter, dict[str, Any]]:
-    """The segmenter that a request asks for, and what determines its masks (see `identity`).
+def load_segmenter(name: str, options: Options) -> Loaded:
+    """The segmenter of a bundle, and what determines its masks (see `identity`).
 
     Raises:
         JointError: the bundle or a setting cannot be used.
     """
-    bundle = Bundle.open(request.bundle)
-    segmenter = Segmenter.load(bundle, **request.options())
+    bundle = Bundle.open(name)
+    segmenter = Segmenter.load(bundle, **options.options())
     assert segmenter.choice is not None
     return segmenter, identity(bundle, segmenter.choice, segmenter.settings)
 
@@ -207,7 +228,12 @@ class Job:
 
     @classmethod
     def _prepare(cls, request: Request) -> Self:
-        source = open_source(request.source, exclude=request.mask)
+        source: Source
+        inputs: tuple[Path, ...]
+        if isinstance(request.source, LiveSource):
+            source, inputs = request.source, (request.mask,)
+        else:
+            source, inputs = open_source(request.source, exclude=request.mask), (request.source, request.mask)
         for name, value in (("start", request.start), ("start-mask", request.mask_frame)):
             if source.count is not None and value >= source.count:
                 raise SettingsError(
@@ -225,8 +251,15 @@ class Job:
             correct=request.correct,
         )
         output = OutputFolder(request.out)
-        output.check((request.source, request.mask), overwrite=request.overwrite, resume=request.resume)
+        output.check(inputs, overwrite=request.overwrite, resume=request.resume)
+        if isinstance(source, LiveSource):
+            source.need(masks.files)
         return cls(request, source, masks, output)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a killed run may be gone on with."""
+        return self.request.resumable and not self.request.live
 
     def run(self, segmenter: FrameSegmenter, identity: Mapping[str, Any], display: Display) -> Outcome:
         """Segment all frames.
@@ -239,24 +272,31 @@ class Job:
         Raises:
             JointError: what ended the run early; complete masks and their overlay are kept.
         """
-        for note in (*self.source.notes, *self.masks.notes):
-            display.note(f"note: {note}")
-        if self.request.overwrite and (foreign := self.output.foreign()):
-            display.note(
-                f"note: {foreign} PNGs in {self.output.masks} that no run wrote stay, unless a mask is so called"
-            )
+        with OverlayWindow.opened(str(self.source.path)) if self.request.show else nullcontext() as window:
+            return self._run(segmenter, identity, display, window)
+
+    def _run(
+        self,
+        segmenter: FrameSegmenter,
+        identity: Mapping[str, Any],
+        display: Display,
+        window: OverlayWindow | None,
+    ) -> Outcome:
+        self._tell(display)
         restart, record = self._restart(segmenter, identity, display)
         if not restart.done:
             for note in self._ways():
                 display.note(note)
         work = _Inference(self, segmenter, restart, record, display)
-        sink = _ResultWriter(self)
+        stop = threading.Event()
+        sink = _ResultWriter(self, window, stop)
         display.begin(self._total(), restart.done)
         began = time.perf_counter()
-        stop = threading.Event()
         try:
             with _set_on_signal(stop):
                 complete = self._backwards(restart, work, sink, stop) and self._forwards(restart, work, sink, stop)
+            # A live source has no end but that.
+            complete = complete or (self.request.live and work.begun)
             if complete and work.last < self.masks.begin:
                 raise VideoError(
                     f"{self.source.path}: frame {self.masks.begin}, the first to segment, cannot be read: "
@@ -272,8 +312,10 @@ class Job:
             self.output.retract()
             raise
         seconds = time.perf_counter() - began
+        dropped = self.source.dropped if isinstance(self.source, LiveSource) else 0
         if complete:
-            self.output.report(sink.tally.report(self.request.bundle, segmenter.runs_on, seconds))
+            told = sink.tally.report(self.request.bundle, segmenter.runs_on, seconds)
+            self.output.report(told | ({"dropped": dropped} if self.request.live else {}))
             self.output.finish()
         else:
             self._keep(work)
@@ -288,7 +330,17 @@ class Job:
             runs_on=segmenter.runs_on,
             lost=sink.tally.lost(),
             found=sink.tally.found(),
+            dropped=dropped,
         )
+
+    def _tell(self, display: Display) -> None:
+        """What the user should know of source, masks and output folder."""
+        for note in (*self.source.notes, *self.masks.notes):
+            display.note(f"note: {note}")
+        if self.request.overwrite and (foreign := self.output.foreign()):
+            display.note(
+                f"note: {foreign} PNGs in {self.output.masks} that no run wrote stay, unless a mask is so called"
+            )
 
     def _ways(self) -> Iterator[str]:
         """Where the run begins and which ways it goes, where that is not what was typed."""
@@ -318,7 +370,8 @@ class Job:
             if not overlapped(frames, work.backwards, sink, stop):
                 return False
             # A run that is resumed knows by it that this way is complete.
-            self.output.save_state(self.earliest, work.segmenter.state_dict())
+            if self.keeps_state:
+                self.output.save_state(self.earliest, work.segmenter.state_dict())
         return True
 
     def _forwards(self, restart: Restart, work: _Inference, sink: _ResultWriter, stop: threading.Event) -> bool:
@@ -332,7 +385,8 @@ class Job:
         if not self.request.overlay:
             self._count_stored(restart, sink.tally)
         first = self.earliest if self.request.overlay else restart.first
-        return overlapped(self.source.frames(first, self.request.end, self.request.every), work, sink, stop)
+        frames = self.source.frames(first, self.request.end, self.request.every)
+        return overlapped(frames, work, sink, stop, depth=1 if self.request.live else DEPTH)
 
     def _restart(
         self, segmenter: FrameSegmenter, identity: Mapping[str, Any], display: Display
@@ -378,7 +432,7 @@ class Job:
 
     def _keep(self, work: _Inference) -> None:
         """Keep what a later run needs to go on, or nothing where no mask is complete."""
-        if work.begun and work.state_after is not None:
+        if work.begun and work.state_after is not None and self.keeps_state:
             self.output.save_state(work.state_after, work.segmenter.state_dict())
         if work.begun:
             self.output.retract()
@@ -453,7 +507,7 @@ class _Inference:
 
     def _due_state(self) -> dict[str, NDArray[Any]] | None:
         self._since_state += 1
-        if self._since_state < STATE_EVERY:
+        if self._since_state < STATE_EVERY or not self.job.keeps_state:
             return None
         self._since_state = 0
         return self.segmenter.state_dict()
@@ -473,10 +527,12 @@ class _ResultWriter:
         tally: counts what they show.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, window: OverlayWindow | None, stop: threading.Event) -> None:
         self.job = job
         self.tally = Tally()
         self.written = 0
+        self._window = window
+        self._stop = stop
         self._overlay: OverlayVideo | None = None
 
     def write(self, result: Labelled, /) -> None:
@@ -491,13 +547,18 @@ class _ResultWriter:
         if result.backwards:
             return
         self.tally.add(result.frame.name, labels)
+        if not self.job.request.overlay and self._window is None:
+            return
+        picture = draw_overlay(result.frame.image, labels)
+        if self._window is not None and not self._window.show(picture):
+            self._stop.set()
         if self.job.request.overlay:
             if self._overlay is None:
                 self._overlay = OverlayVideo(
                     output.overlay, source.size, source.rate, source.time_base, source.pixel_aspect
                 )
             duration = result.frame.duration * self.job.request.every
-            self._overlay.write(draw_overlay(result.frame.image, labels), result.frame.time, duration)
+            self._overlay.write(picture, result.frame.time, duration)
 
     def close(self) -> None:
         """Finish the overlay."""
@@ -526,6 +587,9 @@ def _check_range(request: Request) -> None:
             f"the mask belongs to frame {request.start}, the first, so nothing goes backwards: say with --start-mask "
             "which frame it belongs to"
         )
+    if request.live and (request.both_ways or request.resume):
+        wrong = "--resume" if request.resume else "--backward or --start-mask"
+        raise SettingsError(f"{wrong} with a live source, whose frames come once: leave it out")
     if request.overwrite and request.resume:
         raise SettingsError("both overwrite and resume are set: expected one of them")
 

@@ -61,7 +61,6 @@ class Source(Protocol):
     """Frames in order, as often as asked.
 
     Attributes:
-        path: the file or folder.
         size: (height, width) of every frame, upright.
         count: number of frames; None if the source does not say.
         rate: frames per second.
@@ -71,7 +70,6 @@ class Source(Protocol):
         notes: what the user should know of how the source was read.
     """
 
-    path: Path
     size: tuple[int, int]
     count: int | None
     rate: Fraction
@@ -79,6 +77,10 @@ class Source(Protocol):
     pixel_aspect: Fraction
     damage: str | None
     notes: tuple[str, ...]
+
+    @property
+    def path(self) -> Path | str:
+        """The file or folder, or what a live source is called."""
 
     def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
         """Every `every`-th frame from number `start` up to and without number `stop`.
@@ -129,12 +131,12 @@ def open_source(path: str | Path, *, exclude: Path | None = None) -> VideoFile |
 def instead_of_a_file(path: Path) -> str:
     """A path that is no file, and what it is, in words."""
     if str(path) == "-":
-        return "- stands for the standard input, which is not read"
+        return "- stands for the standard input, which `jointrt run` alone reads"
     if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+(.*)", str(path)):
         # A path has lost one of the two slashes.
-        return f"{address[1]}://{address[2]} is an address, which is not read: download it first"
+        return f"{address[1]}://{address[2]} is an address, which `jointrt run` alone reads: download it first"
     if path.is_fifo():
-        return f"{path} is a pipe, which is not read: write it to a file first"
+        return f"{path} is a pipe, which `jointrt run` alone reads, as its standard input: write it to a file first"
     if path.is_dir():
         return f"{path} is a folder"
     return f"{path} is neither a file nor a folder" if path.exists() else f"{path} does not exist"
@@ -155,7 +157,7 @@ class VideoFile:
         self.damage: str | None = None
         self.notes: tuple[str, ...] = ()
         with _open_container(path) as container:
-            stream = _video_stream(container, path)
+            stream = video_stream(container, path)
             self.count: int | None = None
             self._packets: int | None = None
             entries = _listed(stream)
@@ -171,11 +173,11 @@ class VideoFile:
             self._on_grid = ticks <= FINEST_TICKS
             self.time_base = Fraction(1, ticks) if self._on_grid else self._ticks
             aspect = Fraction(stream.sample_aspect_ratio or 1)
-            first = next(_Decoding(container, stream).frames(), None)
+            first = next(Decoding(container, stream).frames(), None)
             if first is None:
                 raise VideoError(f"{path} holds no frame that can be decoded: it is empty, truncated or damaged")
-            matrix = _orientation(first)
-            image = _upright(first, matrix, VideoReformatter())
+            matrix = orientation(first)
+            image = upright(first, matrix, VideoReformatter())
             self.size: tuple[int, int] = (image.shape[0], image.shape[1])
             turned = matrix[0, 0] == 0
             self.pixel_aspect = 1 / aspect if turned else aspect
@@ -194,7 +196,7 @@ class VideoFile:
     def fingerprint(self) -> str:
         """Digest of the file's length, first and last mebibyte."""
         digest = hashlib.sha256()
-        _digest_ends(self.path, 1 << 20, digest)
+        digest_ends(self.path, 1 << 20, digest)
         return digest.hexdigest()
 
     def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
@@ -202,8 +204,8 @@ class VideoFile:
         self.damage = None
         index, last = -1, None
         with _open_container(self.path) as container:
-            stream = _video_stream(container, self.path)
-            decoding, reformatter = _Decoding(container, stream), VideoReformatter()
+            stream = video_stream(container, self.path)
+            decoding, reformatter = Decoding(container, stream), VideoReformatter()
             for index, picture in enumerate(decoding.frames()):
                 if stop is not None and index >= stop:
                     return
@@ -211,7 +213,7 @@ class VideoFile:
                 last = time + duration
                 if index < start or (index - start) % every:
                     continue
-                image = _upright(picture, _orientation(picture), reformatter)
+                image = upright(picture, orientation(picture), reformatter)
                 if image.shape[:2] != self.size:
                     raise VideoError(
                         f"{self.path}: frame {index} is {image.shape[1]}x{image.shape[0]}, those before were "
@@ -256,14 +258,14 @@ class VideoFile:
                 duration = 1 / self.rate
         return time, duration
 
-    def _assess(self, decoding: _Decoding, read: int) -> None:
+    def _assess(self, decoding: Decoding, read: int) -> None:
         missing = self._packets is not None and decoding.packets < self._packets
         if missing or self._cut or decoding.damaged:
             of = f"of its {self._announced} frames" if self._announced and self._announced > read else "frames"
             self.damage = f"{self.path} is truncated or damaged: {read} {of} could be read"
 
 
-def _digest_ends(file: Path, size: int, digest: hashlib._Hash) -> None:
+def digest_ends(file: Path, size: int, digest: hashlib._Hash) -> None:
     """Add a file's length, and its first and last bytes, so many of each."""
     with file.open("rb") as stream:
         length = stream.seek(0, 2)
@@ -273,12 +275,13 @@ def _digest_ends(file: Path, size: int, digest: hashlib._Hash) -> None:
             digest.update(stream.read(size))
 
 
-class _Decoding:
+class Decoding:
     """One pass over a stream that goes on behind what cannot be decoded.
 
     Attributes:
         packets: packets met so far.
         damaged: packets or pictures lost so far.
+        broken: whether the container itself could not be read on.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
@@ -286,8 +289,10 @@ class _Decoding:
         self.stream = stream
         self.packets = 0
         self.damaged = 0
+        self.broken = False
 
     def frames(self) -> Iterator[av.VideoFrame]:
+        """Pictures in the order of showing."""
         # Decoding runs beside the inference: more threads would take its cores.
         self.stream.codec_context.thread_count = 1
         clean = False
@@ -313,6 +318,7 @@ class _Decoding:
                     yield packet
             except av.error.FFmpegError:
                 self.damaged += 1
+                self.broken = True
             except IndexError:
                 # PyAV knows only the streams that were there at first; behind this packet of another it goes on.
                 continue
@@ -366,7 +372,12 @@ def _pictures_in(path: Path) -> str:
     return "a single image: expected a video or the folder of images"
 
 
-def _video_stream(container: Any, path: Path) -> Any:
+def video_stream(container: Any, path: Path | str) -> Any:
+    """The first stream of pictures that is no cover.
+
+    Raises:
+        VideoError: there is none, it cannot be decoded, or its frames are too large.
+    """
     covers = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not streams:
@@ -399,7 +410,7 @@ def _listed(stream: Any) -> list[Any]:
     return [entry for entry in stream.index_entries if entry.size]
 
 
-def _orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
+def orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
     """Signs of the display matrix's upper left 2x2, [[a, b], [c, d]]: x' = a x + c y, y' = b x + d y.
 
     FFmpeg's `libavutil/display.h` gives the layout: nine int32, row by row.
@@ -410,11 +421,12 @@ def _orientation(picture: av.VideoFrame) -> NDArray[np.int64]:
     if data is None:
         return np.eye(2, dtype=np.int64)
     matrix = np.frombuffer(bytes(data), np.int32)[:9].reshape(3, 3)[:2, :2].astype(np.int64)
-    upright = abs(matrix[0, 0]) >= abs(matrix[0, 1])
-    return np.sign(matrix) * (np.eye(2, dtype=np.int64) if upright else 1 - np.eye(2, dtype=np.int64))
+    level = abs(matrix[0, 0]) >= abs(matrix[0, 1])
+    return np.sign(matrix) * (np.eye(2, dtype=np.int64) if level else 1 - np.eye(2, dtype=np.int64))
 
 
-def _upright(picture: av.VideoFrame, matrix: NDArray[np.int64], reformatter: VideoReformatter) -> NDArray[np.uint8]:
+def upright(picture: av.VideoFrame, matrix: NDArray[np.int64], reformatter: VideoReformatter) -> NDArray[np.uint8]:
+    """A decoded picture as (H, W, 3) uint8 RGB, turned as `matrix` (see `orientation`) says."""
     # A picture's own method would start a pool of threads for it alone.
     image = np.asarray(reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray(), np.uint8)
     if matrix[0, 0] or matrix[1, 1]:
@@ -533,7 +545,7 @@ class ImageFolder:
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(os.fsencode(file.name) + b"\n")
-            _digest_ends(file, 1 << 12, digest)
+            digest_ends(file, 1 << 12, digest)
         return digest.hexdigest()
 
     def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:

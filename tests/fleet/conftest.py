@@ -8,18 +8,18 @@ import pytest
 def make_clip_fixture():
     from jointrt.runtime.video.masks import write_label_map
 
-    def make_clip(folder, number):
+    def make_clip(folder, number, frames=3, size=(64, 96)):
         import av
 
         rng = np.random.default_rng(number)
-        back = rng.integers(0, 255, (64, 96, 3), np.uint8)
-        labels = np.zeros((64, 96), np.uint8)
+        back = rng.integers(0, 255, (*size, 3), np.uint8)
+        labels = np.zeros(size, np.uint8)
         labels[20:44, 30:60] = 1
         video = folder / f"clip{number}.mkv"
         with av.open(str(video), "w") as container:
             stream = container.add_stream("ffv1", rate=24)
-            stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr0"
-            for step in range(3):
+            stream.height, stream.width, stream.pix_fmt = *size, "bgr0"
+            for step in range(frames):
                 image = back.copy()
                 image[20 + step : 44 + step, 30 + step : 60 + step] = (200, 40, 10 * number)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -36,8 +36,9 @@ def plan_for_fixture():
     from jointrt.fleet.worker import Plan
     from jointrt.runtime.job.run import Request
 
-    def plan_for(out, resume=False, kind="png"):
-        request = Request(source=Path(), mask=Path(), out=Path(), bundle="lite", threads=1)
-        return Plan(request, str(out), kind, resume)
+    def plan_for(out, resume=False, kind="png", videos=1, **settings):
+        chosen = {"bundle": "lite", "threads": 1, "overlay": False, **settings}
+        request = Request(source=Path(), mask=Path(), out=Path(), **chosen)
+        return Plan(request, str(out), kind, resume, videos)
 
     return plan_for

@@ -12,8 +12,9 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("ray")
 
+from jointrt.errors import DeviceError  # noqa: E402
 from jointrt.fleet.batch import run_batch  # noqa: E402
-from jointrt.fleet.worker import Quiet  # noqa: E402
+from jointrt.runtime.job.quiet import Quiet  # noqa: E402
 from jointrt.runtime.job.run import Request, segment_video  # noqa: E402
 
 
@@ -21,6 +22,12 @@ class Killer:
     """Kills the worker that is still busy when the first clip ends."""
 
     killed = None
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
 
     def begin(self, total, workers):
         self.workers = workers
@@ -67,3 +74,21 @@ def test_two_nodes_a_killed_worker_and_bad_clips(tmp_path, cluster, make_clip, p
         expected = {p.name: p.read_bytes() for p in (alone / "masks").iterdir()}
         assert len(expected) == 3 and np.array(Image.open(alone / "masks" / "00002.png")).any()
         assert {p.name: p.read_bytes() for p in (out / name / "masks").iterdir()} == expected
+
+
+def test_a_bundle_that_ends_its_process_as_it_is_loaded_is_not_loaded_for_ever(
+    tmp_path, monkeypatch, make_clip, plan_for
+):
+    broken, log = tmp_path / "broken", tmp_path / "log"
+    broken.mkdir()
+    # An engine library that takes its process with it, as one does that has no memory left.
+    (broken / "onnxruntime.py").write_text(
+        f"import os, signal\nopen({str(log)!r}, 'a').write('x')\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{broken}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    video, mask = make_clip(tmp_path, 1)
+    (tmp_path / "t.jsonl").write_text(json.dumps({"video": str(video), "mask": str(mask)}))
+    with pytest.raises(DeviceError, match="a worker died 3 times while it loaded lite") as caught:
+        run_batch(str(tmp_path / "t.jsonl"), plan_for(tmp_path / "out"), Killer(), workers=1)
+    assert "\n" not in str(caught.value) and log.read_text() == "xxx"
+    assert not (tmp_path / "out").exists()

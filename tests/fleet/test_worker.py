@@ -1,6 +1,7 @@
 """One worker without Ray: resuming, formats, tables."""
 
 import json
+import shutil
 import socket
 
 import pytest
@@ -8,12 +9,17 @@ import pytest
 pytest.importorskip("fsspec")
 
 import av
+import fsspec
 import numpy as np
 import pyarrow
-from jointrt.errors import DatasetError
-from jointrt.fleet.batch import long_first
-from jointrt.fleet.table import Clip, count_clips, read_clips
+from jointrt.errors import DatasetError, OutputError
+from jointrt.fleet.batch import Earlier, check_batch, long_first, shaped
+from jointrt.fleet.table import Clip, read_clips, read_names
 from jointrt.fleet.worker import Worker
+from jointrt.runtime.backends import choose
+from jointrt.runtime.bundle import Bundle
+from jointrt.runtime.settings import available_cores
+from jointrt.runtime.worker_shape import WorkerShape, keep_shape
 from PIL import Image
 from pyarrow import parquet
 from pycocotools import mask as coco
@@ -53,7 +59,51 @@ def test_resume_leaves_what_is_there_and_refuses_another_request(tmp_path, make_
     before = files_of(out)
     assert worker.segment(Clip("one", str(video), str(mask)), {})["state"] == "present"
     assert "another request" in worker.segment(Clip("one", str(video), str(mask), end=2), {})["error"]
+    shutil.copy(video, tmp_path / "copy")
+    shutil.copy(tmp_path / "copy", video)
+    assert worker.segment(Clip("one", str(video), str(mask)), {})["state"] == "present"
+    Image.fromarray(np.ones((64, 96), np.uint8)).save(mask)
+    assert "another request" in worker.segment(Clip("one", str(video), str(mask)), {})["error"]
+    other = Worker(plan_for(out, resume=True, windows="steady"))
+    assert "another request" in other.segment(Clip("one", str(video), str(mask)), {})["error"]
     assert files_of(out) == before
+
+
+def test_what_a_batch_leaves_of_an_earlier_one_is_known(tmp_path, make_clip, plan_for):
+    clips = [dict(zip(("video", "mask"), map(str, make_clip(tmp_path, n)), strict=True)) for n in (1, 2)]
+    table = tmp_path / "t.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in clips))
+    out = tmp_path / "out"
+    for name in ("clip2", "old", "older"):
+        (out / name).mkdir(parents=True)
+    (out / "report.html").touch()
+    with pytest.raises(OutputError, match="holds files"):
+        check_batch(str(table), plan_for(out), overwrite=False)
+    names = check_batch(str(table), plan_for(out), overwrite=True)
+    earlier = Earlier(*fsspec.url_to_fs(str(out)))
+    assert len(names) == 2 and earlier.others(names) == "old, older"
+    assert earlier.holds("clip2") and not earlier.holds("clip1")
+
+
+def test_workers_have_the_shape_that_was_found_best_here(tmp_path, monkeypatch, plan_for):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bare = plan_for(tmp_path, threads=None)
+    cores = available_cores()
+    plan, workers, why = shaped(bare, None, alone=True)
+    assert (plan.request.threads, workers) == (1, cores) and "a guess" in why
+    bundle = Bundle.open("lite")
+    keep_shape(bundle, choose(bundle), WorkerShape(3, 2), 1.0)
+    plan, workers, why = shaped(bare, None, alone=True)
+    assert (plan.request.threads, workers) == (2, 3) and "found here" in why
+    assert shaped(bare, None, alone=False)[1] is None
+    assert shaped(bare, 1, alone=True)[0].request.threads == cores
+    plan, workers, why = shaped(plan_for(tmp_path, threads=5), 7, alone=True)
+    assert (plan.request.threads, workers, why) == (5, 7, "")
+    on_gpu = plan_for(tmp_path, threads=None, device="cuda")
+    assert shaped(on_gpu, None, alone=True)[0].gpu_share == 1
+    keep_shape(bundle, choose(bundle, device="cuda"), WorkerShape(4, 2), 1.0)
+    plan, workers, why = shaped(on_gpu, None, alone=True)
+    assert (plan.gpu_share, plan.request.threads, workers) == (0.25, 2, None) and "for each GPU" in why
 
 
 def test_a_table_reads_alike_in_every_form(tmp_path):
@@ -70,7 +120,7 @@ def test_a_table_reads_alike_in_every_form(tmp_path):
 def test_a_name_that_is_no_folders_is_refused(tmp_path, name):
     (tmp_path / "t.jsonl").write_text(json.dumps({"video": "x.mp4", "mask": "x.png", "name": name}))
     with pytest.raises(DatasetError, match="cannot be a clip's name"):
-        count_clips(str(tmp_path / "t.jsonl"))
+        read_names(str(tmp_path / "t.jsonl"))
 
 
 def test_long_clips_go_first():

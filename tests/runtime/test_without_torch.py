@@ -53,6 +53,21 @@ assert not set({BLOCKED!r}) & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+def test_a_worker_of_a_batch(tiny_bundle, tmp_path):
+    pytest.importorskip("fsspec")
+    code = f"""
+from pathlib import Path
+from jointrt.fleet.worker import Plan, Worker
+from jointrt.runtime.job.run import Request
+nowhere = Path()
+request = Request(source=nowhere, mask=nowhere, out=nowhere, bundle={str(tiny_bundle.folder)!r}, threads=1)
+assert Worker(Plan(request, {str(tmp_path)!r}, "png", False)).ready()
+assert not set({BLOCKED!r}) & set(sys.modules)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", ["--help", "run", "bench"])
 def test_the_commands(tiny_bundle, clip, tmp_path, command):
     frames, mask = clip

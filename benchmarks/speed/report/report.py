@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ....errors import OutputError
 from ....files import check_writable, replace_file
@@ -16,6 +15,7 @@ from ..clip import BenchClip
 from ..environment import Environment
 from ..measure import Setup
 from .against import change_grids, check_comparable
+from .bar import measuring
 from .json_file import ReportFile
 from .tables import as_grids, case_names, unsteady
 
@@ -65,7 +65,8 @@ def run_and_report(request: BenchRequest, outputs: Outputs) -> None:
         if old is not None and outputs.against is not None:
             check_comparable(outputs.against, old, environment, clip, setups)
 
-    report = _measure(request, check)
+    with measuring() as progress:
+        report = bench(request, progress, check)
     grids = [*as_grids(report), *([] if old is None else change_grids(old, report))]
     console = Console()
     console.width = max(console.width, CONSOLE_WIDTH)
@@ -83,19 +84,6 @@ def run_and_report(request: BenchRequest, outputs: Outputs) -> None:
         from .page import as_page
 
         replace_file(outputs.html, as_page(report, grids, pictures).encode())
-
-
-def _measure(request: BenchRequest, check: Callable[[Environment, BenchClip, Sequence[Setup]], None]) -> BenchReport:
-    """With a bar that is drawn between the frames only: one that draws itself would take the cores from them."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as bar:
-        task = bar.add_task("opening", total=None)
-
-        def progress(activity: str, done: int, total: int) -> None:
-            bar.update(task, description=activity, completed=done, total=total or None, refresh=True)
-
-        return bench(request, progress, check)
 
 
 def _warn(report: BenchReport) -> None:
