@@ -36,6 +36,10 @@ def export(
     memory: Annotated[int, typer.Option(help="Frames kept per object, by default.")] = 20,
     interval: Annotated[int, typer.Option(help="Frames between memory updates, by default.")] = 5,
     max_objects: Annotated[int, typer.Option(help="Objects that one engine call may carry.")] = 8,
+    windows: Annotated[
+        str,
+        typer.Option(metavar="released|steady", help="How windows as large as the frame are cut, by default."),
+    ] = "released",
     include_weights: Annotated[
         bool, typer.Option("--weights-inside/--no-weights-inside", help="Keep the weights in the bundle.")
     ] = True,
@@ -66,7 +70,7 @@ def export(
         if is_for_clicks(weights):
             made, kind = export_click_bundle(weights, out, **shared), "graphs for clicks"
         else:
-            shared |= {"memory": memory, "interval": interval, "max_objects": max_objects}
+            shared |= {"memory": memory, "interval": interval, "max_objects": max_objects, "windows": windows}
             made, kind = export_bundle(weights, out, include_weights=include_weights, **shared), "graphs"
     assert made.manifest.parity is not None
     console.print(parity_table(made.manifest.parity))

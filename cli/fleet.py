@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Backend, Branches, Device, Interval, Memory, MinArea, ScoreResize, Windows, record_of
+from .options import Backend, Branches, Device, Interval, Memory, MinArea, ScoreResize, Share, Windows, record_of
 
 
 @app.command()
@@ -31,7 +31,8 @@ def batch(
         int | None, typer.Option(help="Processes.", min=1, show_default="as found best; all there is room for")
     ] = None,
     score_resize: ScoreResize = "given",
-    windows: Windows = "released",
+    windows: Windows = None,
+    share: Share = "exact",
     min_area: MinArea = None,
     correct: Annotated[
         bool, typer.Option("--correct", help="Later masks correct objects that are followed already.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .app import app
-from .options import Branches, Device, Interval, Weights, names_in, record_of
+from .options import Branches, Device, Interval, Weights, Windows, names_in, record_of
 
 
 @app.command()
@@ -46,6 +46,10 @@ def bench(
     ] = False,
     weights: Weights = None,
     clips: Annotated[int, typer.Option(min=0, help="Run the whole clip N times as well.", metavar="N")] = 0,
+    windows: Windows = None,
+    share: Annotated[
+        str, typer.Option(metavar="exact|frame,...", help="What objects share; see `jointrt run`.")
+    ] = "exact",
     throughput: Annotated[
         bool,
         typer.Option(
@@ -92,6 +96,7 @@ def bench(
         memory=whole_numbers("memory", memory),
         threads=whole_numbers("threads", threads),
         objects=whole_numbers("objects", objects),
+        share=names_in(share),
         source=source or CLIP,
     )
     run_and_report(request, record_of(Outputs, locals()))
@@ -105,8 +110,8 @@ def _throughput(typed: Mapping[str, Any]) -> None:
     from ..errors import SettingsError
     from ..runtime.worker_shape import WorkerShape
 
-    others = ("crop", "threads", "plots", "html", "against", "reference", "weights", "clips")
-    if unread := [name for name in others if typed[name]]:
+    others = ("crop", "threads", "plots", "html", "against", "reference", "weights", "clips", "windows")
+    if unread := [name for name in others if typed[name]] + ["share"] * (typed["share"] != "exact"):
         raise SettingsError(f"--{unread[0]} is not for --throughput: leave it out, or bench without --throughput")
 
     def one(name: str) -> int | None:

@@ -40,7 +40,7 @@ class Open(BaseModel):
         behind: K, frames that may wait.
         full: of a frame that comes while K wait: whether the oldest is dropped, or the client waits.
         labels: what a label map is sent as.
-        memory, interval, branches, score_resize, min_area, windows: see `Segmenter.load`.
+        memory, interval, branches, score_resize, min_area, windows, share: see `Segmenter.load`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +54,7 @@ class Open(BaseModel):
     score_resize: str | None = None
     min_area: float | None = None
     windows: str | None = None
+    share: str | None = None
 
     def chosen(self) -> dict[str, Any]:
         """Options that the client chose, by name."""

@@ -52,7 +52,8 @@ class BenchRequest:
         crops: (height, width) to trace the bundles' networks for; the bundles as they are if empty.
         memory, threads: of each case; each bundle's default, all cores if empty.
         objects: of each case.
-        interval, branches: of all; see `Segmenter.load`.
+        interval, branches, windows: of all; see `Segmenter.load`.
+        share: of each case.
         source: the clip.
         mask: its first mask; the PNG named like it if None.
         periods: update periods to time.
@@ -70,6 +71,8 @@ class BenchRequest:
     objects: tuple[int, ...] = (1,)
     interval: int | None = None
     branches: str = "both"
+    windows: str | None = None
+    share: tuple[str, ...] = ("exact",)
     source: Path = CLIP
     mask: Path | None = None
     periods: int = PERIODS
@@ -184,14 +187,16 @@ def _plan(request: BenchRequest, scratch: Path, progress: Progress) -> Iterator[
             bundle = _cropped(request, opened, crop, scratch / f"{position}-{crop[0]}x{crop[1]}", progress)
             net = _reference_net(bundle, request.weights) if request.reference and position == 0 else None
             choices = itertools.product(
-                request.backends, request.threads or (None,), request.memory or (None,), request.objects
+                request.backends, request.threads or (None,), request.memory or (None,), request.objects, request.share
             )
-            for backend, threads, memory, objects in choices:
+            for backend, threads, memory, objects, share in choices:
                 settings = Settings.resolve(
                     bundle.manifest.defaults,
                     memory=memory,
                     interval=request.interval,
                     branches=request.branches,
+                    windows=request.windows,
+                    share=share,
                     threads=threads,
                 )
                 name = opened.folder.absolute().name

@@ -49,7 +49,7 @@ class Setup:
         precision: of its graphs.
         crop: (height, width).
         choice: what runs the graphs, and where.
-        settings: memory, interval, branches, threads, score_resize.
+        settings: memory, interval, branches, threads, score_resize, windows, share.
         objects: that are followed.
     """
 

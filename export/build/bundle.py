@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from ...errors import BundleError, OutputError, SettingsError
 from ...runtime.bundle import MANIFEST, WEIGHTS, Bundle, sha256_of
-from ...runtime.manifest import FORMAT_VERSION, Defaults, Manifest, Parity, Record
+from ...runtime.manifest import FORMAT_VERSION, Defaults, Manifest, Parity, Record, Windows
 from ..checkpoint.network import with_crop
 from ..checkpoint.weights import load_network, save_half
 from ..graphs.grown_memory import GRAPHS
@@ -79,14 +79,16 @@ def parse_crop(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def check_defaults(memory: int, interval: int, max_objects: int) -> Defaults:
+def check_defaults(memory: int, interval: int, max_objects: int, windows: str = "released") -> Defaults:
     """Settings that a bundle may have by default.
 
     Raises:
         SettingsError: one is out of its range.
     """
+    if windows not in get_args(Windows):
+        raise SettingsError(f"windows is {windows!r}: expected one of {', '.join(get_args(Windows))}")
     try:
-        return Defaults(memory=memory, interval=interval, max_objects=max_objects)
+        return Defaults(memory=memory, interval=interval, max_objects=max_objects, windows=windows)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         expected = first["msg"].removeprefix("Input should be ")
@@ -101,6 +103,7 @@ def export_bundle(
     memory: int = 20,
     interval: int = 5,
     max_objects: int = 8,
+    windows: str = "released",
     include_weights: bool = True,
     half_weights: bool = False,
     overwrite: bool = False,
@@ -115,6 +118,7 @@ def export_bundle(
         memory: default N.
         interval: default T.
         max_objects: objects that one engine call may carry.
+        windows: default rule of windows shrunk to the frame, "released" or "steady".
         half_weights: round the weights to fp16 and store them so, for files of half the size; computing stays fp32.
         include_weights: keep the weights in the bundle, so that `verify` and `compare` need nothing else.
         overwrite: replace an existing bundle.
@@ -126,7 +130,7 @@ def export_bundle(
         BundleError: the gate failed; nothing is left behind.
         OutputError: `out` cannot be written.
     """
-    defaults = check_defaults(memory, interval, max_objects)
+    defaults = check_defaults(memory, interval, max_objects, windows)
     net, provenance = load_network(weights)
     if half_weights:
         net = rounded(net)

@@ -45,6 +45,7 @@ def facets(setup: Setup) -> dict[str, str]:
         "threads": f"threads {settings.threads}",
         "memory": f"memory {settings.memory}",
         "objects": f"objects {setup.objects}",
+        "share": f"share {settings.share}",
     }
 
 
@@ -135,6 +136,8 @@ def _title(name: str, case: Measurement, report: BenchReport) -> str:
 
 def _remarks(case: Measurement, report: BenchReport, peak: float) -> Iterator[str]:
     yield f"{1e3 / case.amortised_frame_ms:.1f} frames/s over {len(case.rounds)} update periods"
+    if crops := case.stages.get("backbone"):
+        yield f"{len(crops) / len(case.frames):.1f} distinct windows per frame"
     if case.queued is not None:
         yield f"{case.queued:.1f} frames/s where the host works ahead"
     if case.setup.on_device:
