@@ -26,7 +26,7 @@ def run(segmenter, golden, render, name, predictions, frames=None):
     ("name", "frames", "backend"),
     [
         ("late", None, "onnxruntime"),
-        ("cross", None, "onnxruntime"),
+        ("cross", 16, "onnxruntime"),
         ("single", 12, "onnxruntime"),
         ("late", None, "openvino"),
     ],
