@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import OutputError, SettingsError
 from ..files import replace_file
 from ..runtime.video.masks import MAX_OBJECTS, distinct_colours, read_label_map
+from .history import Change, History
 
-UNDO = 200
-"""Changes that can be undone."""
 Labels = NDArray[np.uint8]
 _COLOUR_TYPE, _GREY = 25, b"\0"  # Of a PNG's header.
 
@@ -62,17 +59,6 @@ class Record(BaseModel):
     seen: dict[int, dict[int, Seen]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One step of undo: a frame before and after, as PNGs (None: no masks), and what was given in it."""
-
-    frame: int
-    before: bytes | None
-    after: bytes
-    given_before: list[int]
-    given_after: list[int]
-
-
 class Project:
     """Objects, masks and what was given, in a folder; every change is on disk when its method returns."""
 
@@ -90,14 +76,14 @@ class Project:
         self.folder = folder
         self.size = size
         self._lock = threading.RLock()
-        self._undo: deque[Change] = deque(maxlen=UNDO)
-        self._redo: list[Change] = []
         self._file = folder / "project.json"
         self._masks = folder / "masks"
         self._masks.mkdir(parents=True, exist_ok=True)
         self._alone = _locked(folder / ".lock")
+        self._history = History(folder / "history")
         if not self._file.exists():
             self.record = Record(fingerprint=fingerprint)
+            self._history.clear()
             return
         try:
             self.record = Record.model_validate_json(self._file.read_bytes())
@@ -206,8 +192,7 @@ class Project:
             self.record.given = {k: v for k, v in self.record.given.items() if v}
             for here in self.record.seen.values():
                 here.pop(object_id, None)
-            self._undo.clear()
-            self._redo.clear()
+            self._history.clear()
             self.save()
             return touched
 
@@ -220,25 +205,30 @@ class Project:
             labels[labels == object_id] = 0
             labels[region] = object_id
             content, after = as_png(labels), sorted({*given, object_id})
-            self._undo.append(Change(frame, before, content, given, after))
-            self._redo.clear()
+            self._history.add(Change(frame=frame, before=before, after=content, given_before=given, given_after=after))
             self._put(frame, labels, content, after)
             return content
 
     def undo(self, *, again: bool = False) -> int | None:
-        """Take the last change back, or make it again. Returns its frame; None if there is none."""
+        """Take the last change back, or make it again. Returns its frame; None if there is none.
+
+        Raises:
+            OutputError: what is kept of the change is damaged.
+        """
         with self._lock:
-            taken, other = (self._redo, self._undo) if again else (self._undo, self._redo)
-            if not taken:
+            change = self._history.next(again=again)
+            if change is None:
                 return None
-            change = taken.pop()
-            other.append(change)
             content, given = (change.after, change.given_after) if again else (change.before, change.given_before)
             if content is None:
                 content = as_png(np.zeros(self.size[::-1], np.uint8))
             labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+            if labels is None or labels.shape != self.size[::-1]:
+                self._history.clear()
+                raise OutputError(f"what was kept of frame {change.frame + 1} is damaged: it cannot be undone")
             alive = [item.id for item in self.record.objects]
             self._put(change.frame, np.asarray(labels, np.uint8), content, [i for i in given if i in alive])
+            self._history.moved(again=again)
             return change.frame
 
     def computed(self, frame: int, labels: Labels, seen: dict[int, Seen]) -> bytes:
@@ -260,7 +250,8 @@ class Project:
         """What the page shows."""
         with self._lock:
             plain: dict[str, Any] = json.loads(self.record.model_dump_json())
-            return {**plain, "undo": len(self._undo), "redo": len(self._redo)}
+            undo, redo = self._history.counts
+            return {**plain, "undo": undo, "redo": redo}
 
     def _put(self, frame: int, labels: Labels, content: bytes, given: list[int]) -> None:
         self._write(frame, content)

@@ -7,11 +7,15 @@ import hashlib
 import math
 import os
 import re
+import sys
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import dropwhile
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
+from zlib import crc32
 
 import av
 import numpy as np
@@ -201,17 +205,34 @@ class VideoFile:
 
     def frames(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[Frame]:
         """See `Source.frames`; a damaged file gives the frames that can be decoded, and `damage` tells of the rest."""
+        yield from self._read(range(start, sys.maxsize if stop is None else stop, every))
+
+    def _read(self, wanted: range, marks: Marks | None = None, begin: int = 0) -> Iterator[Frame]:
+        """The wanted frames, going up.
+
+        Args:
+            wanted: their numbers.
+            marks: are made where decoding starts with the first frame, and compared where it does not.
+            begin: a marked key frame, from which decoding starts; 0 for the first frame.
+
+        Raises:
+            Astray: frames met from there on are not those that are marked.
+            VideoError: a frame has another size.
+        """
         self.damage = None
-        index, last = -1, None
+        index, last = begin - 1, None
         with _open_container(self.path) as container:
             stream = video_stream(container, self.path)
             decoding, reformatter = Decoding(container, stream), VideoReformatter()
-            for index, picture in enumerate(decoding.frames()):
-                if stop is not None and index >= stop:
+            pictures = marks.frames_from(begin, decoding) if marks and begin else decoding.frames()
+            for index, picture in enumerate(pictures, begin):
+                if index >= wanted.stop:
                     return
+                if marks is not None and not begin:
+                    marks.add(picture)
                 time, duration = self._time(picture, last)
                 last = time + duration
-                if index < start or (index - start) % every:
+                if index not in wanted:
                     continue
                 image = upright(picture, orientation(picture), reformatter)
                 if image.shape[:2] != self.size:
@@ -225,20 +246,35 @@ class VideoFile:
     def backwards(self, last: int, first: int = 0, every: int = 1) -> Iterator[Frame]:
         """See `Source.backwards`.
 
-        A film is decoded forwards only: it is decoded anew for every so many frames as `MOST_HELD` bytes hold.
+        A film is decoded forwards only, so many frames at a time as `MOST_HELD` bytes hold: from the key frame before
+        them, or anew from the film's beginning where seeking does not lead there.
         """
         numbers = range(last, first - 1, -every)
         height, width = self.size
         length = max(1, MOST_HELD // (3 * height * width))
-        for begin in range(0, len(numbers), length):
-            wanted = numbers[begin : begin + length]
-            held = list(self.frames(wanted[-1], wanted[0] + 1, every))
-            if len(held) < len(wanted):
+        marks: Marks | None = None
+        for start in range(0, len(numbers), length):
+            part = numbers[start : start + length]
+            held = self._held(range(part[-1], part[0] + 1, every), marks)
+            if held is None:
+                marks = Marks()
+                held = list(self._read(range(part[-1], part[0] + 1, every), marks))
+            if len(held) < len(part):
                 raise VideoError(
-                    f"{self.path}: frame {wanted[0]} cannot be read: {self.damage or 'the video ends before it'}"
+                    f"{self.path}: frame {part[0]} cannot be read: {self.damage or 'the video ends before it'}"
                 )
             while held:
                 yield held.pop()
+
+    def _held(self, wanted: range, marks: Marks | None) -> list[Frame] | None:
+        """The wanted frames, decoded from the key frame before them; None if seeking does not lead there."""
+        key = marks.key_before(wanted[0]) if marks is not None else 0
+        if not key:
+            return None
+        try:
+            return list(self._read(wanted, marks, key))
+        except (Astray, av.error.FFmpegError):
+            return None
 
     def _time(self, picture: av.VideoFrame, expected: Fraction | None) -> tuple[Fraction, Fraction]:
         """Presentation time and duration in seconds.
@@ -323,6 +359,57 @@ class Decoding:
                 # PyAV knows only the streams that were there at first; behind this packet of another it goes on.
                 continue
             return
+
+
+class Marks:
+    """By which frames are known again, from the first on: their times and brightness, and which are key frames."""
+
+    def __init__(self) -> None:
+        self._ticks: list[int] = []
+        self._sums: list[int] = []
+        self._keys: list[int] = []
+        self._rising = True
+
+    def add(self, picture: av.VideoFrame) -> None:
+        """Mark the next frame."""
+        if picture.key_frame:
+            self._keys.append(len(self._ticks))
+        if picture.pts is None or (self._ticks and picture.pts <= self._ticks[-1]):
+            self._rising = False
+        self._ticks.append(picture.pts or 0)
+        self._sums.append(_checksum(picture))
+
+    def key_before(self, index: int) -> int:
+        """The last key frame at or before a frame; 0 where times are missing or fall, so that none is known again."""
+        place = bisect_right(self._keys, index)
+        return self._keys[place - 1] if place and self._rising else 0
+
+    def frames_from(self, key: int, decoding: Decoding) -> Iterator[av.VideoFrame]:
+        """Pictures from a key frame on.
+
+        Raises:
+            Astray: one is not what is marked, or the key frame is not met.
+        """
+        sought = self._ticks[key]
+        decoding.container.seek(sought, stream=decoding.stream)
+        # An earlier key frame may be met first, and pictures that are shown before the one that is sought.
+        pictures = dropwhile(lambda picture: picture.pts is not None and picture.pts < sought, decoding.frames())
+        for picture, ticks, total in zip(pictures, self._ticks[key:], self._sums[key:], strict=False):
+            if picture.pts != ticks or _checksum(picture) != total:
+                raise Astray
+            yield picture
+        raise Astray
+
+
+class Astray(Exception):
+    """Seeking led to other frames than those that were met before."""
+
+
+def _checksum(picture: av.VideoFrame) -> int:
+    """Of the first plane, which of most formats is the brightness, without the padding of its rows."""
+    plane = picture.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, abs(plane.line_size))[:, : plane.width]
+    return crc32(rows.tobytes())
 
 
 def _open_container(path: Path) -> Any:

@@ -1,4 +1,5 @@
 import gc
+import itertools
 import os
 import struct
 from fractions import Fraction
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from jointrt.errors import VideoError
-from jointrt.runtime.video.sources import natural_key, open_source
+from jointrt.runtime.video.sources import Decoding, natural_key, open_source
 from PIL import Image
 
 
@@ -416,3 +417,62 @@ def test_a_stream_that_begins_in_the_middle_is_passed_over(tmp_path):
     many = silent.read_bytes() * times
     joined.write_bytes(many + sounding.read_bytes() + many)
     assert sum(1 for _ in open_source(joined).frames()) == 9 * (2 * times + 1)
+
+
+def film_of(path, images, *, codec="libx264", **options):
+    """A film whose key frames lie apart."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=25, options={"threads": "1", **options})
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for image in images:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "linear"),
+    [
+        ("closed.mp4", {"g": "8", "bf": "2"}, True),
+        ("open.mkv", {"g": "8", "bf": "2", "x264-params": "open-gop=1"}, True),
+        ("refreshed.mkv", {"g": "8", "x264-params": "intra-refresh=1"}, None),
+        ("ts.ts", {"g": "8", "bf": "2"}, None),
+        ("single.mp4", {"g": "100"}, False),
+        ("old.avi", {"codec": "mpeg4", "g": "8"}, True),
+    ],
+)
+def test_backwards_is_forwards_reversed_and_decodes_from_key_frames(tmp_path, monkeypatch, name, options, linear):
+    random = np.random.default_rng(1)
+    images = [np.roll(random.integers(0, 255, (48, 80, 3), np.uint8), 3 * i, 1) // 2 + i for i in range(40)]
+    source = open_source(film_of(tmp_path / name, images, **options))
+    forwards = list(source.frames())
+    assert len(forwards) == 40
+    monkeypatch.setattr("jointrt.runtime.video.sources.MOST_HELD", 4 * images[0].nbytes)
+    decoded = []
+    plain = Decoding.frames
+    monkeypatch.setattr(Decoding, "frames", lambda self: (decoded.append(1) or picture for picture in plain(self)))
+    for last, every in ((39, 1), (36, 5)):
+        decoded.clear()
+        found = list(source.backwards(last, 0, every))
+        assert [f.index for f in found] == list(range(last, -1, -every))
+        for frame in found:
+            expected = forwards[frame.index]
+            assert np.array_equal(frame.image, expected.image)
+            assert (frame.name, frame.time, frame.duration) == (expected.name, expected.time, expected.duration)
+        if linear is not None and every == 1:
+            # Of ten parts the first is decoded whole; each other from its key frame, or 4, 8, ... 36 frames of it.
+            assert (len(decoded) < 40 + 180 - 40) == linear
+
+
+def test_backwards_goes_on_where_seeking_leads_astray(tmp_path, monkeypatch):
+    random = np.random.default_rng(2)
+    images = [random.integers(0, 255, (48, 80, 3), np.uint8) for _ in range(24)]
+    source = open_source(film_of(tmp_path / "a.mp4", images, g="6"))
+    forwards = list(source.frames())
+    monkeypatch.setattr("jointrt.runtime.video.sources.MOST_HELD", 4 * images[0].nbytes)
+    monkeypatch.setattr("jointrt.runtime.video.sources._checksum", lambda picture: next(numbers))
+    numbers = itertools.count()
+    found = list(source.backwards(23))
+    assert all(np.array_equal(f.image, forwards[f.index].image) for f in found)
+    assert [f.index for f in found] == list(range(23, -1, -1))
