@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import re
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +27,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from ...export.build.aoti import traced
 from ...export.parity.torch_network import torch_network
+from ...runtime.device.engines.functions import arithmetic
+from ...runtime.device.engines.torch import TorchEngine, torch_engines
+from ...runtime.device.frame_work import options as compile_options
 from .rows import TINY, Plan, build_net, layout_of, settings_of
 
 _NO_KERNEL = frozenset(
@@ -113,13 +120,12 @@ def tallies(model: str, plan: Plan, objects: int, precision: str) -> dict[str, T
                 source = {**layout.tensors, **group.outputs()} if name == "memory_update" else layout.tensors
                 stage(f"  {name}", network.bind(name, source))
         stage("  3 few-shot steps", group.learn)
-    frame_engines = ("backbone", "transformer_query", "memory_read", "decoder")
     rest = Tally(*(getattr(found["frame"], a) for a in ("kernels", "small", "bytes", "gflop")))
-    for name in frame_engines:
+    for name in FRAME_GRAPHS:
         one = found[f"  {name}"]
         rest.kernels, rest.small = rest.kernels - one.kernels, rest.small - one.small
         rest.bytes, rest.gflop = rest.bytes - one.bytes, rest.gflop - one.gflop
-    rest.operators = found["frame"].operators - sum((found[f"  {n}"].operators for n in frame_engines), Counter())
+    rest.operators = found["frame"].operators - sum((found[f"  {n}"].operators for n in FRAME_GRAPHS), Counter())
     found["  geometry, paste, merge"] = rest
     return found
 
@@ -135,6 +141,34 @@ def compiled_kernels(plan: Plan, objects: int) -> int:
     return int(metrics.generated_kernel_count)
 
 
+FRAME_GRAPHS = ("backbone", "transformer_query", "memory_read", "decoder")
+
+
+def compiled_graphs(
+    model: str, plan: Plan, precision: str, graphs: Sequence[str] = FRAME_GRAPHS
+) -> dict[str, tuple[int, int]]:
+    """Kernels of compiled graphs for one object: those that Inductor writes, and calls of libraries.
+
+    Inductor lowers for this CPU, as it asks a GPU's driver for its properties; the code is written, not compiled.
+    """
+    engines = torch_engines(build_net(model, plan), plan.memory, precision, "cpu")  # type: ignore[arg-type]
+    only_sources = {"aot_inductor.package": True, "aot_inductor.package_cpp_only": True}
+    found = {}
+    for name in graphs:
+        engine = engines[name]
+        assert isinstance(engine, TorchEngine)
+        with torch.no_grad(), arithmetic(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program, values = traced(engine, "cpu")
+            metrics.reset()
+            files = torch._inductor.aot_compile(program.module(), values, options={**compile_options(), **only_sources})
+        assert isinstance(files, list)
+        (wrapper,) = (f for f in files if isinstance(f, str) and f.endswith(".wrapper.cpp"))
+        calls = re.findall(r"aoti_torch_cpu_\w+\(", Path(wrapper).read_text())
+        found[name] = int(metrics.generated_kernel_count), len(calls)
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Kernels, operations and bytes of a frame, without a GPU.")
@@ -143,12 +177,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--precision", default="fp16", choices=("fp16", "fp32"))
     parser.add_argument("--tiny", action="store_true", help="small network and frames")
     parser.add_argument("--operators", action="store_true", help="kernels by operator too")
-    parser.add_argument(
-        "--compiled", action="store_true", help="compile what lies between the engines, which takes g++"
-    )
+    parser.add_argument("--compiled", action="store_true", help="compiled by Inductor, which takes g++")
     options = parser.parse_args(arguments)
     if options.compiled:
-        print(f"between the engines, compiled: {compiled_kernels(TINY if options.tiny else Plan(), options.objects)}")
+        plan = TINY if options.tiny else Plan()
+        total = between = compiled_kernels(plan, options.objects)
+        print(f"between the engines, compiled: {between}")
+        for name, (written, called) in compiled_graphs(options.model, plan, options.precision).items():
+            print(f"{name}, compiled: {written} written, {called} of libraries")
+            total += written + called
+        print(f"a frame of one object: {total}")
         return 0
     found = tallies(options.model, TINY if options.tiny else Plan(), options.objects, options.precision)
     print(f"{'stage':<28} {'kernels':>8} {'< 2 MB':>8} {'GFLOP':>9} {'MB':>9}")

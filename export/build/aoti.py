@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from ...errors import BundleError, DeviceError, SettingsError
 from ...runtime.backends import Name, choose
@@ -117,12 +118,8 @@ def build_aoti_bundle(
     return Bundle.open(out)
 
 
-def compile_graph(engine: TorchEngine, path: Path, device: str, most: int | None) -> None:
-    """One package of a graph: for one object, or for two to `most`.
-
-    Raises:
-        BundleError: the compiler refuses it.
-    """
+def traced(engine: TorchEngine, device: str, most: int | None = None) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
+    """A graph as AOTInductor takes it, for one object or for two to `most`, and inputs of its shapes."""
     batch = 1 if most is None else 2
     values = []
     for port in engine.graph.inputs():
@@ -133,12 +130,21 @@ def compile_graph(engine: TorchEngine, path: Path, device: str, most: int | None
     axes = tuple(
         {axis: objects for axis, n in enumerate(port.shape) if isinstance(n, str)} for port in engine.graph.inputs()
     )
+    with torch.no_grad():
+        dynamic = None if objects is None else {"values": axes}
+        return torch.export.export(_Call(engine), tuple(values), dynamic_shapes=dynamic), tuple(values)
+
+
+def compile_graph(engine: TorchEngine, path: Path, device: str, most: int | None) -> None:
+    """One package of a graph: for one object, or for two to `most`.
+
+    Raises:
+        BundleError: the compiler refuses it.
+    """
     try:
         with torch.no_grad(), arithmetic(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(
-                _Call(engine), tuple(values), dynamic_shapes=None if objects is None else {"values": axes}
-            )
+            program, _ = traced(engine, device, most)
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options())
     except Exception as error:
         # Whatever torch's compilers raise, of their many kinds.

@@ -1,5 +1,7 @@
 """What looks at a GPU's first minutes, and what counts without one."""
 
+import shutil
+
 import pytest
 import torch
 from jointrt.benchmarks.gpu import count, probe
@@ -36,6 +38,14 @@ def test_a_convolution_its_bias_and_a_relu_are_three_kernels():
     assert tally.kernels == tally.small == 3
     assert tally.bytes == 2 * (8 * 120 + 16 * 8 * 9 + 16) + out + 2 * out + 2 * out
     assert tally.gflop == pytest.approx(2 * 16 * 8 * 9 * 120 / 1e9)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "gcc", "clang"))), reason="Inductor asks for a compiler")
+def test_compiled_graphs_are_fewer_kernels():
+    """Attention is one call with what is done to its operands, where each operator is a kernel of its own otherwise."""
+    plain = count.tallies("lite", TINY, 1, "fp16")["  memory_read"].kernels
+    written, called = count.compiled_graphs("lite", TINY, "fp16", ("memory_read",))["memory_read"]
+    assert called >= 1 and 1 <= written + called < plain
 
 
 def test_a_frame_is_its_engines_and_what_lies_between_them():
