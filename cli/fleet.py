@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .options import Backend, Branches, Device, Interval, Memory, MinArea, ScoreResize, Share, Windows, record_of
+from .options import (
+    Backend,
+    Backward,
+    Branches,
+    Correct,
+    Device,
+    HardMask,
+    Interval,
+    Keep255,
+    Memory,
+    MinArea,
+    ScoreResize,
+    Share,
+    Windows,
+    record_of,
+)
 
 
 @app.command()
@@ -34,14 +49,10 @@ def batch(
     windows: Windows = None,
     share: Share = "exact",
     min_area: MinArea = None,
-    correct: Annotated[
-        bool, typer.Option("--correct", help="Later masks correct objects that are followed already.")
-    ] = False,
-    backward: Annotated[
-        bool, typer.Option("--backward", help="Of a folder of masks: segment the frames before the first too.")
-    ] = False,
-    hard_mask: Annotated[bool, typer.Option("--hard-mask", help="Grey values are ids; see `jointrt run`.")] = False,
-    keep_255: Annotated[bool, typer.Option("--keep-255", help="Follow id 255 too; see `jointrt run`.")] = False,
+    correct: Correct = False,
+    backward: Backward = False,
+    hard_mask: HardMask = False,
+    keep_255: Keep255 = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Write NAME/overlay.mp4 too.")] = False,
     videos: Annotated[
         int, typer.Option(min=1, max=256, help="On a GPU: videos of one frame size that share a worker's batch.")

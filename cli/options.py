@@ -44,6 +44,17 @@ MinArea = Annotated[
     float | None,
     typer.Option(help="Pixels below which an object's place and size are kept.", show_default="100, as released"),
 ]
+Correct = Annotated[bool, typer.Option("--correct", help="Later masks correct objects that are followed already.")]
+Backward = Annotated[
+    bool,
+    typer.Option("--backward", help="Segment also the frames before the first of a folder's masks, backwards from it."),
+]
+HardMask = Annotated[
+    bool, typer.Option("--hard-mask", help="Grey values are ids, even where they look like smoothed edges.")
+]
+Keep255 = Annotated[
+    bool, typer.Option("--keep-255", help="Follow id 255 too where other ids are beside it; else it is void.")
+]
 Sequences = Annotated[
     str | None, typer.Option(help="Only these.", metavar="A,B,...", show_default="the data set's validation list")
 ]

@@ -12,11 +12,15 @@ import typer
 from .app import app
 from .options import (
     Backend,
+    Backward,
     Beside,
     BoxText,
     Branches,
+    Correct,
     Device,
+    HardMask,
     Interval,
+    Keep255,
     Memory,
     MinArea,
     On,
@@ -71,15 +75,8 @@ def run(
     device: Device = "cpu",
     backend: Backend = "auto",
     min_area: MinArea = None,
-    correct: Annotated[
-        bool, typer.Option("--correct", help="Later masks correct objects that are followed already.")
-    ] = False,
-    backward: Annotated[
-        bool,
-        typer.Option(
-            "--backward", help="Segment also the frames before the first of a folder's masks, backwards from it."
-        ),
-    ] = False,
+    correct: Correct = False,
+    backward: Backward = False,
     start_mask: Annotated[
         int | None,
         typer.Option(
@@ -88,12 +85,8 @@ def run(
             show_default="the first",
         ),
     ] = None,
-    hard_mask: Annotated[
-        bool, typer.Option("--hard-mask", help="Grey values are ids, even where they look like smoothed edges.")
-    ] = False,
-    keep_255: Annotated[
-        bool, typer.Option("--keep-255", help="Follow id 255 too where other ids are beside it; else it is void.")
-    ] = False,
+    hard_mask: HardMask = False,
+    keep_255: Keep255 = False,
     every: Annotated[int, typer.Option(help="Segment every K-th frame only.", metavar="K")] = 1,
     start: Annotated[int, typer.Option(help="First frame, counted from 0.", metavar="FRAME")] = 0,
     end: Annotated[

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ..errors import SettingsError
+from ..errors import OutputError, SettingsError
 from ..files import cache_folder, replace_file
 from .backends import Choice
 from .bundle import Bundle
@@ -96,15 +96,11 @@ def keep_shape(bundle: Bundle, choice: Choice, shape: WorkerShape, frames_per_se
 
 
 def kept_shape(bundle: Bundle, choice: Choice) -> WorkerShape | None:
-    """What was found best; None where nothing was measured, or the file is not whole.
-
-    Raises:
-        OutputError: there can be no cache.
-    """
+    """What was found best; None where nothing was measured, the file is not whole, or the user can have no cache."""
     try:
         held = json.loads((cache_folder("throughput") / _name(bundle, choice)).read_bytes())
         shape = WorkerShape(int(held["processes"]), int(held["threads"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OutputError):
         return None
     return shape if 1 <= shape.threads <= 1024 and 1 <= shape.processes <= 1024 else None
 

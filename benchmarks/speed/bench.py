@@ -164,18 +164,19 @@ def bench(
             for case in cases
             if request.clips and case.measurement.setup.kind == "bundle"
         ]
-    measured = [case.measurement for case in cases]
-    if request.device != "cpu":
-        _keep_speeds(measured)
-    return BenchReport(environment, clip, measured, products, peak, throughput)
+    return BenchReport(environment, clip, [case.measurement for case in cases], products, peak, throughput)
 
 
-def _keep_speeds(cases: Sequence[Measurement]) -> None:
-    """What "auto" goes by: one object, at the precision that a backend has unless another is asked for."""
+def keep_measured(cases: Sequence[Measurement]) -> None:
+    """What "auto" goes by on a GPU: one object, at the precision that a backend has unless another is asked for.
+
+    Raises:
+        OutputError: the user's cache cannot be written.
+    """
     for case in cases:
         setup, choice = case.setup, case.setup.choice
         usual = choice.backend.usual_precision(choice.device) in ("", choice.precision)
-        if setup.kind == "bundle" and setup.objects == 1 and usual:
+        if choice.device != "cpu" and setup.kind == "bundle" and setup.objects == 1 and usual:
             keep_speeds(setup.fingerprint, device_name(choice.device), {choice.name: case.amortised_frame_ms})
 
 

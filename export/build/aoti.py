@@ -23,7 +23,7 @@ from ...runtime.manifest import AotiRecord, GraphRecord, Parity
 from ..checkpoint.network import bundle_network
 from ..graphs.fixed_memory import MemoryUpdateGraph
 from ..parity.device import measure_on_device
-from .bundle import check_source, derived_manifest, replaced_folder, write_judged
+from .bundle import check_fixed, check_source, derived_manifest, replaced_folder, write_judged
 
 
 class _Call(nn.Module):
@@ -72,11 +72,9 @@ def build_aoti_bundle(
         OutputError: `out` cannot be written.
         SettingsError: precision, memory or the number of objects is out of range.
     """
-    if precision not in ("fp16", "fp32"):
-        raise SettingsError(f"precision is {precision!r}: expected fp16 or fp32")
-    for name, value, least, most in (("memory", memory, 1, 256), ("max-objects", max_objects, 2, 255)):
-        if not least <= value <= most:
-            raise SettingsError(f"{name} is {value}: expected {least} to {most}")
+    check_fixed(precision, memory)
+    if not 2 <= max_objects <= 255:
+        raise SettingsError(f"max-objects is {max_objects}: expected 2 to 255")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise DeviceError(f"device {device!r} cannot be built for: expected 'cpu', or 'cuda' where torch has a GPU")
     check_source(bundle, out)

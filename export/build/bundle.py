@@ -180,6 +180,18 @@ def check_source(bundle: Bundle, out: Path) -> None:
         raise OutputError(f"{out} is the bundle that is built from: choose another folder with --out")
 
 
+def check_fixed(precision: str, memory: int) -> None:
+    """Refuse what graphs of fixed memory are not made with, where nothing is quantised.
+
+    Raises:
+        SettingsError: precision or memory is out of range.
+    """
+    if precision not in ("fp16", "fp32"):
+        raise SettingsError(f"precision is {precision!r}: expected fp16 or fp32")
+    if not 1 <= memory <= 256:
+        raise SettingsError(f"memory is {memory}: expected 1 to 256")
+
+
 def derived_manifest(source: Manifest, folder: Path, **changes: Any) -> Manifest:
     """That of a bundle made from another one: the same network, other graphs, in the files of `folder`."""
     own = {"files": file_digests(folder), "opset": OPSET, "tools": tool_versions(), "parity": None}

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from ...errors import SettingsError
 from ...runtime.bundle import WEIGHTS, Bundle
 from ..checkpoint.network import bundle_network
 from ..graphs.fixed_memory import gpu_graphs
-from .bundle import check_source, derived_manifest, replaced_folder, write_manifest
+from .bundle import check_fixed, check_source, derived_manifest, replaced_folder, write_manifest
 from .onnx_graph import export_graph
 from .tensorrt import Precision, write_typed
 
@@ -42,10 +41,7 @@ def build_onnx_bundle(
         OutputError: `out` cannot be written.
         SettingsError: precision or memory is out of range.
     """
-    if precision not in ("fp16", "fp32"):
-        raise SettingsError(f"precision is {precision!r}: expected fp16 or fp32")
-    if not 1 <= memory <= 256:
-        raise SettingsError(f"memory is {memory}: expected 1 to 256")
+    check_fixed(precision, memory)
     check_source(bundle, out)
     graphs = gpu_graphs(bundle_network(bundle, weights), memory)
     records, chosen = {}, cast(Precision, precision)

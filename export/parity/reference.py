@@ -6,7 +6,7 @@ Nothing is cached between frames: at each frame the whole memory is encoded anew
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from ...runtime.manifest import Defaults, Geometry
 from ...runtime.segmenter import Segmenter
 from ...runtime.settings import Settings
 from ...runtime.tracking.follower import HostFollower
-from ...runtime.tracking.network import Sample
+from ...runtime.tracking.network import EachAlone, Sample
 
 
 def geometry_of(config: ModelConfig) -> Geometry:
@@ -35,7 +35,7 @@ def geometry_of(config: ModelConfig) -> Geometry:
     )
 
 
-class ReferenceNetwork:
+class ReferenceNetwork(EachAlone):
     """`network.Network` over a `JointNet` in eval mode."""
 
     def __init__(self, net: JointNet, settings: Settings, clock: StageClock) -> None:
@@ -55,16 +55,6 @@ class ReferenceNetwork:
             features = self.net.extract(image)
         for target in targets:
             target.features = features
-
-    def store(self, samples: Sequence[Sample[ReferenceTarget]]) -> None:
-        """The extracted features into slots, and omega learned."""
-        for sample in samples:
-            sample.target.store(sample)
-
-    def segment(self, targets: Sequence[ReferenceTarget]) -> Iterator[NDArray[np.float32]]:
-        """Logits (H, W) of each in turn."""
-        for target in targets:
-            yield target.segment()
 
     def state_dicts(self, targets: Sequence[ReferenceTarget]) -> list[dict[str, NDArray[Any]]]:
         """Not offered: the reference keeps no state across runs."""

@@ -7,7 +7,7 @@ first on its way. A memory has all its slots from the start; `valid` says which 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import prod
@@ -20,7 +20,7 @@ from ..clock import StageClock
 from ..device.engines.protocol import BoundGraph, DeviceArray, DeviceEngine, DType
 from ..manifest import GraphRecord, Port
 from ..settings import INITIAL_STEPS, Settings
-from ..tracking.network import Sample
+from ..tracking.network import EachAlone, Sample
 
 GRAPHS = (
     *("backbone", "label_encoder", "transformer_query", "memory_update", "memory_read"),
@@ -121,7 +121,7 @@ class Staged:
     used: int = 0
 
 
-class EngineNetwork:
+class EngineNetwork(EachAlone):
     """Loaded engines and the arrays that all objects share; one object per call.
 
     Args:
@@ -197,16 +197,6 @@ class EngineNetwork:
             for target in others:
                 for name in FEATURES:
                     self.device.copy(target.arrays[name], first.arrays[name])
-
-    def store(self, samples: Sequence[Sample[EngineTarget]]) -> None:
-        """The extracted features into slots; both branches brought up to date."""
-        for sample in samples:
-            sample.target.store(sample)
-
-    def segment(self, targets: Sequence[EngineTarget]) -> Iterator[NDArray[np.float32]]:
-        """Logits (H, W) of each in turn, fp32."""
-        for target in targets:
-            yield target.segment()
 
     def state_dicts(self, targets: Sequence[EngineTarget]) -> list[dict[str, NDArray[Any]]]:
         """Copies of memories, filters and last features."""

@@ -66,13 +66,15 @@ def merge(
         block = slice(first, min(first + height, rows.stop))
         part, whole = scores[:, : block.stop - first], merged[:, : block.stop - first]
         present = [_place(p, canvas, block, columns) for p, canvas in zip(pasted, part, strict=True)]
-        _aggregate(part, whole, present)
+        soft_aggregation(part, present, whole)
         probabilities[:, block, columns] = whole[1:]
         labels[block, columns] = strongest(whole, ids)
     return rows, columns
 
 
-def soft_aggregation(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+def soft_aggregation(
+    scores: NDArray[np.float32], present: Sequence[bool] | None = None, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Merged probabilities of background and objects.
 
     The background's probability is the product of the objects' complements, kept 1e-7 away from 0 and 1; the merged
@@ -80,15 +82,24 @@ def soft_aggregation(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Args:
         scores: logits (K, h, w) of K objects; +100 and -100 stand for given masks.
+        present: which objects have any score but `crop.OUTSIDE`, whose complement is one, to the bit; all if None.
+        out: where the result is written.
 
     Returns:
         (K + 1, h, w), the background first; argmax over the first axis gives the label.
     """
-    merged = np.empty((len(scores) + 1, *scores.shape[1:]), np.float32)
-    rows = _rows_at_a_time(scores.shape[2], len(scores))
-    for first in range(0, scores.shape[1], rows):
-        block = slice(first, first + rows)
-        _aggregate(scores[:, block], merged[:, block], [True] * len(scores))
+    merged = np.empty((len(scores) + 1, *scores.shape[1:]), np.float32) if out is None else out
+    background, objects = merged[0], merged[1:]
+    background.fill(1)
+    for i in range(len(scores)) if present is None else np.flatnonzero(present):
+        background *= _complement(scores[i], objects[i])
+    np.clip(background, _EPS, _ONE - _EPS, out=background)
+    np.divide(background, _ONE - background, out=background)
+    np.log(background, out=background)
+    np.copyto(objects, scores)
+    merged -= merged.max(axis=0)
+    np.exp(merged, out=merged)
+    merged /= merged.sum(axis=0)
     return merged
 
 
@@ -131,25 +142,6 @@ def _place(pasted: PastedScores, canvas: NDArray[np.float32], block: slice, colu
         top - own_rows.start : bottom - own_rows.start
     ]
     return True
-
-
-def _aggregate(scores: NDArray[np.float32], merged: NDArray[np.float32], present: Sequence[bool]) -> None:
-    """Into (K + 1, h, w); the complement of an object that is not present is one, to the bit."""
-    background, objects = merged[0], merged[1:]
-    if all(present):
-        _complement(scores, objects)
-        np.multiply.reduce(objects, axis=0, out=background)
-    else:
-        background.fill(1)
-        for i in np.flatnonzero(present):
-            background *= _complement(scores[i], objects[i])
-    np.clip(background, _EPS, _ONE - _EPS, out=background)
-    np.divide(background, _ONE - background, out=background)
-    np.log(background, out=background)
-    np.copyto(objects, scores)
-    merged -= merged.max(axis=0)
-    np.exp(merged, out=merged)
-    merged /= merged.sum(axis=0)
 
 
 def _complement(scores: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.float32]:

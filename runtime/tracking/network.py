@@ -31,6 +31,20 @@ class Sample(Generic[Target]):
     steps: int
 
 
+class EachAlone:
+    """The part of a `Network` whose targets share nothing: each has `store(sample)` and `segment()`."""
+
+    def store(self, samples: Sequence[Sample[Any]]) -> None:
+        """See `Network.store`."""
+        for sample in samples:
+            sample.target.store(sample)
+
+    def segment(self, targets: Sequence[Any]) -> Iterator[NDArray[np.float32]]:
+        """See `Network.segment`."""
+        for target in targets:
+            yield target.segment()
+
+
 class Network(Protocol[Target]):
     """A loaded network; what several objects have alike, it may compute and hold once."""
 

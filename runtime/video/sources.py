@@ -257,8 +257,10 @@ class VideoFile:
             part = numbers[start : start + length]
             held = self._held(range(part[-1], part[0] + 1, every), marks)
             if held is None:
-                marks = Marks()
-                held = list(self._read(range(part[-1], part[0] + 1, every), marks))
+                # Those of the first part are of all frames before it; a film of one part needs none.
+                new = Marks() if marks is None and start + length < len(numbers) else None
+                held = list(self._read(range(part[-1], part[0] + 1, every), new))
+                marks = marks or new
             if len(held) < len(part):
                 raise VideoError(
                     f"{self.path}: frame {part[0]} cannot be read: {self.damage or 'the video ends before it'}"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ....errors import OutputError
 from ....files import check_writable, replace_file
-from ..bench import BenchReport, BenchRequest, bench
+from ..bench import BenchReport, BenchRequest, bench, keep_measured
 from ..clip import BenchClip
 from ..environment import Environment
 from ..measure import Setup
@@ -75,15 +75,15 @@ def run_and_report(request: BenchRequest, outputs: Outputs) -> None:
     _warn(report)
     if outputs.json is not None:
         ReportFile.of(report).write(outputs.json)
-    if outputs.plots is None and outputs.html is None:
-        return
-    pictures = draw_plots(report)
-    if outputs.plots is not None:
-        _write_pictures(pictures, outputs.plots)
-    if outputs.html is not None:
-        from .page import as_page
+    if outputs.plots is not None or outputs.html is not None:
+        pictures = draw_plots(report)
+        if outputs.plots is not None:
+            _write_pictures(pictures, outputs.plots)
+        if outputs.html is not None:
+            from .page import as_page
 
-        replace_file(outputs.html, as_page(report, grids, pictures).encode())
+            replace_file(outputs.html, as_page(report, grids, pictures).encode())
+    keep_measured(report.cases)
 
 
 def _warn(report: BenchReport) -> None:

@@ -20,7 +20,7 @@ CONSOLE_WIDTH = 110
 
 
 def run_throughput(request: ThroughputRequest, json_file: Path | None) -> None:
-    """Measure, print the table, keep the best, write the file.
+    """Measure, print the table, write the file, keep the best.
 
     Raises:
         JointError: what the user gave does not fit.
@@ -31,12 +31,12 @@ def run_throughput(request: ThroughputRequest, json_file: Path | None) -> None:
     console = Console()
     console.width = max(console.width, CONSOLE_WIDTH)
     console.print(as_grid(report).as_rich())
+    if json_file is not None:
+        replace_file(json_file, (json.dumps(as_json(report), indent=1) + "\n").encode())
     best = report.best
     if request.objects == 1:
         kept = keep_shape(report.bundle, report.choice, best.shape, report.rate(best))
         console.print(f"`jointrt batch` takes {best.shape} here: {kept}", highlight=False, soft_wrap=True)
-    if json_file is not None:
-        replace_file(json_file, (json.dumps(as_json(report), indent=1) + "\n").encode())
 
 
 def as_grid(report: ThroughputReport) -> Grid:

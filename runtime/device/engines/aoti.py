@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....errors import BundleError, SettingsError
+from ....errors import BundleError
 from ...bundle import Bundle
 from ...manifest import AotiRecord, GraphRecord, Port
 from ...settings import Settings
@@ -100,22 +100,16 @@ def load_engines(bundle: Bundle, settings: Settings, *, device: str) -> dict[str
 
     Args:
         bundle: of AOTInductor's packages.
-        settings: branches, and a memory of no more than the bundle's capacity.
+        settings: branches.
         device: "cuda", "cuda:1", ..., "cpu".
 
     Raises:
         BundleError: it holds none, those of another machine, or damaged ones.
-        SettingsError: the memory is larger than the engines'.
     """
     manifest = bundle.manifest
     if manifest.aoti is None:
         raise BundleError(f"{bundle.folder} holds {manifest.backend} graphs: expected those of build --backend aoti")
     check_built(manifest.aoti, device, str(bundle.folder))
-    if settings.memory > manifest.defaults.memory:
-        raise SettingsError(
-            f"memory is {settings.memory}, the engines of {bundle.folder} hold {manifest.defaults.memory} frames: give "
-            f"less, or build them with `jointrt build ONNX_BUNDLE --backend aoti --memory {settings.memory}`"
-        )
     ordinal = -1 if device == "cpu" else torch.device(device).index or 0
 
     def load(file: str) -> Function:
