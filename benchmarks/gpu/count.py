@@ -25,10 +25,11 @@ from torch import Tensor
 from torch._inductor import metrics
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, register_flop_formula
 
 from ...export.build.aoti import traced
 from ...export.parity.torch_network import torch_network
+from ...runtime.device.engines import epilogues  # noqa: F401
 from ...runtime.device.engines.functions import arithmetic
 from ...runtime.device.engines.torch import TorchEngine, torch_engines
 from ...runtime.device.frame_work import options as compile_options
@@ -39,6 +40,11 @@ _NO_KERNEL = frozenset(
 )
 _FEW = 2e6
 """Bytes below which a launch takes longer than the memory."""
+
+
+@register_flop_formula(torch.ops.jointrt.conv_relu)
+def _flop_of_conv_relu(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+    return conv_flop_count(x, weight, out_shape)
 
 
 @dataclass(slots=True)
@@ -164,7 +170,7 @@ def compiled_graphs(
             files = torch._inductor.aot_compile(program.module(), values, options={**compile_options(), **only_sources})
         assert isinstance(files, list)
         (wrapper,) = (f for f in files if isinstance(f, str) and f.endswith(".wrapper.cpp"))
-        calls = re.findall(r"aoti_torch_cpu_\w+\(", Path(wrapper).read_text())
+        calls = re.findall(r"aoti_torch_(?:cpu_\w+|proxy_executor_call_function)\(", Path(wrapper).read_text())
         found[name] = int(metrics.generated_kernel_count), len(calls)
     return found
 

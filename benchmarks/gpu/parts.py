@@ -139,13 +139,16 @@ class Bench:
         return Row.of(part.model, part.objects, part.technique, times, technique.frames(self.plan), counted)
 
 
+_HALF: dict[str, Any] = {"precision": "fp16", "captured": True, "channels_last": True}
 STEPS: dict[str, dict[str, Any]] = {
     "incremental": {"precision": "fp32", "captured": False, "channels_last": False},
     "captured": {"precision": "fp32", "captured": True, "channels_last": False},
     "channels_last": {"precision": "fp32", "captured": True, "channels_last": True},
-    "half": {"precision": "fp16", "captured": True, "channels_last": True},
-    "overlapped": {"precision": "fp16", "captured": True, "channels_last": True, "overlapped": True},
-    "compiled": {"precision": "fp16", "captured": True, "channels_last": True, "compiled": True},
+    "half": {**_HALF, "epilogues": False},
+    "fused": _HALF,
+    "overlapped": {**_HALF, "overlapped": True},
+    "compiled": {**_HALF, "overlapped": True, "compiled": True},
+    "engines_compiled": {**_HALF, "overlapped": True, "compiled": True, "engines_compiled": True},
 }
 """The torch backend, technique by technique."""
 
@@ -203,11 +206,11 @@ def _frames(step: str) -> Measure:
 
 
 def _running(measure: Callable[..., list[float]], *more: Any) -> Measure:
-    return lambda bench, part: measure(bench.batch(part, "half"), bench.plan, *more)
+    return lambda bench, part: measure(bench.batch(part, "fused"), bench.plan, *more)
 
 
-def _videos(bench: Bench, part: Part) -> list[float]:
-    return frame_times(bench.batch(part, "half", bench.plan.videos), bench.plan)
+def _videos(step: str) -> Measure:
+    return lambda bench, part: frame_times(bench.batch(part, step, bench.plan.videos), bench.plan)
 
 
 def _videos_gflop(bench: Bench, part: Part) -> float:
@@ -225,6 +228,7 @@ TECHNIQUES: dict[str, Technique] = {
     "captured": Technique("+ frame and update captured in CUDA graphs", _frames("captured"), gflop=Bench.gflop),
     "channels_last": Technique("+ channels-last convolutions", _frames("channels_last"), gflop=Bench.gflop),
     "half": Technique("+ fp16", _frames("half"), gflop=Bench.gflop),
+    "fused": Technique("+ bias, addition and ReLU in the convolution's call", _frames("fused"), gflop=Bench.gflop),
     "update": Technique("  a memory update, its 3 few-shot steps included", _running(update_times), _none),
     "three": Technique("  3 few-shot steps alone", _running(learner_times, UPDATE_STEPS), _none),
     "twenty": Technique("  20 few-shot steps alone", _running(learner_times, INITIAL_STEPS), _none),
@@ -232,17 +236,20 @@ TECHNIQUES: dict[str, Technique] = {
     "queued": Technique("  host to host, frames queued ahead", _running(queued_times)),
     "overlapped": Technique("+ few-shot steps beside the memory update", _frames("overlapped"), gflop=Bench.gflop),
     "compiled": Technique("+ what lies between the engines compiled", _frames("compiled"), gflop=Bench.gflop),
-    "videos": Technique("+ several videos in one batch", _videos, _all, _videos_gflop),
-    "engines": Technique("{backend}", _frames("half")),
+    "engines_compiled": Technique("+ the engines compiled", _frames("engines_compiled"), gflop=Bench.gflop),
+    "videos": Technique("+ several videos in one batch", _videos("fused"), _all, _videos_gflop),
+    "videos_compiled": Technique("+ several videos, all compiled", _videos("engines_compiled"), _all, _videos_gflop),
+    "engines": Technique("{backend}", _frames("fused")),
     "engines_queued": Technique("  {backend}, host to host, queued ahead", _running(queued_times)),
 }
+_VIDEOS = ("videos", "videos_compiled")
 PRODUCTS = ("product_half", "product_single")
 OF_BUNDLES = ("engines", "engines_queued")
 
 
-_FIRST = ("half", "update", "three", "queued", "videos", "released", "captured")
+_FIRST = ("fused", "update", "three", "queued", "videos", "released", "half", "captured")
 """What is measured before the other lines of a model: time may run out."""
-_LAST = ("compiled",)
+_LAST = ("compiled", "engines_compiled", "videos_compiled")
 """What may take as long as a part may, and is measured after the others."""
 LIMIT = 75.0
 """Seconds that one part may take, so that one which hangs leaves the others."""
@@ -258,7 +265,7 @@ def parts_of_model(model: str, objects: int, device: str) -> list[Part]:
 
     Several videos with one object each only, and compiled on a GPU only: elsewhere it would take minutes.
     """
-    left_out = (*PRODUCTS, *OF_BUNDLES, *(("videos",) if objects > 1 else ()), *(("compiled",) * (device == "cpu")))
+    left_out = (*PRODUCTS, *OF_BUNDLES, *(_VIDEOS if objects > 1 else ()), *(_LAST if device == "cpu" else ()))
     keys = [key for key in dict.fromkeys((*_FIRST, *TECHNIQUES)) if key not in _LAST]
     return [Part(model, objects, key) for key in (*keys, *_LAST) if key not in left_out]
 

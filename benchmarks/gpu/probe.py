@@ -39,10 +39,11 @@ _ROWS = 70
 class Probe:
     """What sections share: a batch whose memory is full, and where they write."""
 
-    def __init__(self, plan: Plan, log: TextIO) -> None:
+    def __init__(self, plan: Plan, log: TextIO, compiled: bool) -> None:
         self.plan, self.log = plan, log
         self.cuda = plan.device == "cuda"
-        network = on_device(build_net("paper" if self.cuda else "lite", plan), plan, "fp16", channels_last=True)
+        net, options = build_net("paper" if self.cuda else "lite", plan), {"channels_last": True, "overlapped": True}
+        network = on_device(net, plan, "fp16", compiled=compiled, engines_compiled=compiled, **options)
         self.batch: VideoBatch = filled(network, plan, 1)
 
     def say(self, text: str) -> None:
@@ -188,6 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(s.__name__ for s in SECTIONS)}; all if left out")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--compiled", action="store_true", help="the batch that is looked at is compiled as a whole")
     parser.add_argument("--tiny", action="store_true", help="small network and frames")
     options = parser.parse_args(arguments)
     names = [section.__name__ for section in SECTIONS]
@@ -199,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     failed = 0
     with (options.out / "probe.txt").open("a") as log, torch.no_grad():
         plan = TINY if options.tiny else Plan(device=options.device)
-        probe = Probe(plan, log)
+        probe = Probe(plan, log, options.compiled)
         probe.say(f"torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, {options.device}")
         for section in SECTIONS:
             if options.sections and section.__name__ not in options.sections:

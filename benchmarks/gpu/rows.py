@@ -277,13 +277,16 @@ def on_device(
     *,
     captured: bool = True,
     channels_last: bool,
-    compiled: bool = False,
+    epilogues: bool = True,
     overlapped: bool = False,
+    compiled: bool = False,
+    engines_compiled: bool = False,
 ) -> DeviceNetwork:
     """The torch backend with some of its techniques left out; fp16 convolutions are always channels-last."""
     if channels_last:
         net = copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = torch_network(net, settings_of(plan), precision, plan.device)
+    options = {"epilogues": epilogues, "compiled": engines_compiled}
+    network = torch_network(net, settings_of(plan), precision, plan.device, **options)
     network.capturable = captured
     network.compiled = compiled
     network.overlapped = overlapped

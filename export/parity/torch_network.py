@@ -18,6 +18,7 @@ def torch_network(
     precision: Precision,
     device: torch.device | str,
     capacity: int | None = None,
+    **options: bool,
 ) -> DeviceNetwork:
     """Engines of a network on a lane of their own.
 
@@ -27,6 +28,7 @@ def torch_network(
         precision: "fp32" or "fp16".
         device: "cuda", "cpu", ...
         capacity: slots of the memory; those that the settings ask for if None.
+        options: of `torch_engines`.
     """
-    engines = torch_engines(net, capacity or settings.memory, precision, device)
+    engines = torch_engines(net, capacity or settings.memory, precision, device, **options)
     return DeviceNetwork(engines, geometry_of(net.config), settings, Lane(torch.device(device)))

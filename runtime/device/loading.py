@@ -36,6 +36,7 @@ def load_network(bundle: Bundle, choice: Choice, settings: Settings) -> DeviceNe
     lane.wait()
     network = DeviceNetwork(engines, bundle.manifest.geometry, settings, lane)
     network.compiled = choice.name is Name.COMPILED
+    network.overlapped = lane.device.type == "cuda" and choice.name in (Name.TORCH, Name.COMPILED)
     return network
 
 

@@ -43,6 +43,7 @@ from ...bundle import Bundle
 from ...manifest import Port
 from ...settings import Settings
 from ..frame_work import compiled as compile_function
+from .epilogues import channels_last_half, fuse_epilogues
 from .functions import BoundFunction, tensor_of
 from .protocol import BoundGraph, DeviceArray, DeviceEngine, check_arrays
 
@@ -129,7 +130,7 @@ def halve_convolutions(net: JointNet) -> None:
 
 
 def _to_half(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    return inputs[0].half().contiguous(memory_format=torch.channels_last)
+    return channels_last_half(inputs[0])
 
 
 _GRAPHS: dict[str, tuple[tuple[type[Graph], ...], tuple[type[FixedMemoryGraph], ...]]] = {
@@ -145,12 +146,29 @@ _GRAPHS: dict[str, tuple[tuple[type[Graph], ...], tuple[type[FixedMemoryGraph], 
 
 
 def torch_engines(
-    net: JointNet, capacity: int, precision: Precision, device: torch.device | str, *, compiled: bool = False
+    net: JointNet,
+    capacity: int,
+    precision: Precision,
+    device: torch.device | str,
+    *,
+    compiled: bool = False,
+    epilogues: bool = True,
 ) -> dict[str, DeviceEngine]:
-    """Every graph of a network, on a device, with so many memory slots; compiled at its first call if asked for."""
+    """Every graph of a network, on a device, with so many memory slots.
+
+    Args:
+        net: on any device; it is copied.
+        capacity: slots of the memory.
+        precision: "fp32" or "fp16".
+        device: "cuda", "cpu", ...
+        compiled: whether Inductor compiles every graph, at its first call.
+        epilogues: whether fp16 convolutions take their ReLUs along; see `epilogues`.
+    """
     net = fused(net).to(device)
     if precision == "fp16":
         halve_convolutions(net)
+        if epilogues:
+            fuse_epilogues(net)
     ends, over_memory = _GRAPHS[precision]
     graphs = [*(kind(net) for kind in ends), *(kind(net, capacity) for kind in over_memory)]
     return {graph.name: TorchEngine(graph.eval().to(device), precision, compiled=compiled) for graph in graphs}

@@ -39,7 +39,7 @@ def test_the_whole_script_runs(capsys, tmp_path):
     assert rows["videos"]["frames"] == TINY.videos and rows["three"]["rate"] is None
     assert rows["half"]["gflop"] == rows["captured"]["gflop"] > 0
     assert rows["engines"]["problem"].startswith("no bundle")
-    assert found["rows"][0]["key"] == "half"
+    assert found["rows"][0]["key"] == "fused"
     assert found["tests"] is None and found["floors"] == []
 
 
