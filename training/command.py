@@ -14,7 +14,7 @@ from ..errors import DependencyError, SettingsError
 from ..model.backbone import EfficientNetLite0
 from ..model.network import JointNet
 from .clips.batches import Batch, BatchMaker, Prefetcher, validation_batches
-from .files import RunFolder, init_weights
+from .files import LAST, RunFolder, init_weights, source_after
 from .frame_store import FrameStore
 from .loop import Meter, Report, launch_fabric, progress_bar
 from .material import find_material
@@ -146,6 +146,9 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
     if fabric.is_global_zero:
         folder.begin()
     record = Record(request.out, trainer.step) if fabric.is_global_zero else None
+    last = request.out / LAST
+    before = last if request.resume and last.exists() else request.init
+    source = source_after(f"{request.preset}: {', '.join(f.resolve().name for f in request.data)}", before)
     with Prefetcher(maker) as batches, progress_bar(settings.steps, trainer.step, console) as bar:
         report = Report(
             settings,
@@ -156,7 +159,7 @@ def _run(request: TrainRequest, settings: TrainSettings) -> TrainOutcome:
             record=record,
             meter=Meter(settings.batch, lambda: batches.waited),
             console=console,
-            source=f"{request.preset}: {', '.join(folder.resolve().name for folder in request.data)}",
+            source=source,
             minutes=request.minutes,
             every=_REPORT_EVERY,
         )

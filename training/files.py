@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -47,6 +47,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} is not a whole safetensors file ({error}): expected weights to start from"
         ) from None
+
+
+def source_after(source: str, init: Path | None) -> str:
+    """What trained weights say that they come from: this run, and before it whatever those that it began from say.
+
+    Raises:
+        WeightsError: the file to begin from is missing or damaged.
+    """
+    if init is None:
+        return source
+    try:
+        with safe_open(init, "pt") as file:
+            before = (file.metadata() or {}).get("source_name")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{init} is not a whole safetensors file ({error}): expected weights to start from"
+        ) from None
+    if before is None or before.startswith(source):
+        return before or source
+    return f"{source}; begun from {before}"
 
 
 def init_weights(net: JointNet, path: Path) -> None:

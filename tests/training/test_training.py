@@ -17,6 +17,7 @@ from jointrt.training.frozen_trunk import FrozenTrunk
 from jointrt.training.pretrained import load_imagenet
 from jointrt.training.settings import TrainSettings, preset
 from jointrt.training.trainer import WeightAverage
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -90,6 +91,20 @@ def test_runs_are_not_mixed_up(film: Path, tiny: TrainSettings, tmp_path: Path) 
         train(dataclasses.replace(request, resume=True, rate=0.5))
     with pytest.raises(SettingsError, match="divide"):
         train(dataclasses.replace(request, out=tmp_path / "other", batch=3, accumulate=2))
+
+
+def test_weights_say_what_they_learned_from_before_too(film: Path, tiny: TrainSettings, tmp_path: Path) -> None:
+    first = TrainRequest("tiny", (film,), tmp_path / "first", device="cpu", minutes=1e-9)
+    other = film.rename(film.with_name("other"))
+    second = dataclasses.replace(
+        first, data=(other,), out=tmp_path / "second", init=tmp_path / "first/last.safetensors"
+    )
+    train(dataclasses.replace(first, data=(other,)))
+    other.rename(film)
+    train(dataclasses.replace(second, data=(film,)))
+    train(dataclasses.replace(second, data=(film,), resume=True, init=None))
+    with safe_open(tmp_path / "second/last.safetensors", "pt") as file:
+        assert file.metadata()["source_name"] == "tiny: data; begun from tiny: other"
 
 
 def test_what_is_frozen_stays_and_the_mean_is_kept_as_weights(film: Path, tiny: TrainSettings, tmp_path: Path) -> None:
