@@ -33,6 +33,8 @@ from ...runtime.device.engines import epilogues  # noqa: F401
 from ...runtime.device.engines.functions import arithmetic
 from ...runtime.device.engines.torch import TorchEngine, torch_engines
 from ...runtime.device.frame_work import options as compile_options
+from ...runtime.device.layout import FEATURES
+from ...runtime.settings import Share
 from .rows import TINY, Plan, build_net, layout_of, settings_of
 
 _NO_KERNEL = frozenset(
@@ -107,9 +109,9 @@ def counted() -> Iterator[Tally]:
     tally.gflop = flops.get_total_flops() / 1e9
 
 
-def tallies(model: str, plan: Plan, objects: int, precision: str) -> dict[str, Tally]:
+def tallies(model: str, plan: Plan, objects: int, precision: str, share: Share = "exact") -> dict[str, Tally]:
     """By stage: geometry, every engine of a frame, the whole frame, the update's parts and the whole update."""
-    network = torch_network(build_net(model, plan), settings_of(plan), precision, "meta")  # type: ignore[arg-type]
+    network = torch_network(build_net(model, plan), settings_of(plan, share), precision, "meta")  # type: ignore[arg-type]
     found: dict[str, Tally] = {}
 
     def stage(name: str, work: Callable[[], object]) -> None:
@@ -123,7 +125,7 @@ def tallies(model: str, plan: Plan, objects: int, precision: str) -> dict[str, T
         stage("update", group.compute)
         for name in network.engines:
             if not name.startswith("few_shot"):
-                source = {**layout.tensors, **group.outputs()} if name == "memory_update" else layout.tensors
+                source = layout.viewed if name in FEATURES else {**layout.tensors, **group.outputs()}
                 stage(f"  {name}", network.bind(name, source))
         stage("  3 few-shot steps", group.learn)
     rest = Tally(*(getattr(found["frame"], a) for a in ("kernels", "small", "bytes", "gflop")))
@@ -181,6 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="paper")
     parser.add_argument("--objects", type=int, default=1)
     parser.add_argument("--precision", default="fp16", choices=("fp16", "fp32"))
+    parser.add_argument("--share", default="exact", choices=("exact", "frame"))
     parser.add_argument("--tiny", action="store_true", help="small network and frames")
     parser.add_argument("--operators", action="store_true", help="kernels by operator too")
     parser.add_argument("--compiled", action="store_true", help="compiled by Inductor, which takes g++")
@@ -194,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
             total += written + called
         print(f"a frame of one object: {total}")
         return 0
-    found = tallies(options.model, TINY if options.tiny else Plan(), options.objects, options.precision)
+    found = tallies(options.model, TINY if options.tiny else Plan(), options.objects, options.precision, options.share)
     print(f"{'stage':<28} {'kernels':>8} {'< 2 MB':>8} {'GFLOP':>9} {'MB':>9}")
     for name, tally in found.items():
         print(f"{name:<28} {tally.kernels:>8} {tally.small:>8} {tally.gflop:>9.1f} {tally.bytes / 1e6:>9.0f}")

@@ -31,7 +31,7 @@ from ...runtime.device.network import DeviceNetwork, FewShotLearner
 from ...runtime.device.object_group import ObjectGroup
 from ...runtime.device.video_batch import VideoBatch
 from ...runtime.segmenter import Segmenter
-from ...runtime.settings import UPDATE_STEPS, Settings
+from ...runtime.settings import UPDATE_STEPS, Settings, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +181,9 @@ def scene(plan: Plan, objects: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8
     return frame, mask
 
 
-def settings_of(plan: Plan) -> Settings:
+def settings_of(plan: Plan, share: Share = "exact") -> Settings:
     """The released tracker's, of a plan's size."""
-    return Settings.resolve(reference_defaults(memory=plan.memory, interval=plan.interval))
+    return Settings.resolve(reference_defaults(memory=plan.memory, interval=plan.interval), share=share)
 
 
 def filled(network: DeviceNetwork, plan: Plan, objects: int, videos: int = 1) -> VideoBatch:

@@ -71,24 +71,27 @@ def before_engines(
     geometry: Geometry,
     min_area: float,
     rule: Windows,
-    whole: Sequence[int] | None,
 ) -> None:
-    """From the last merged maps to the crops: `pos`, `scale`, `windows` and `crop` are written.
-
-    With one window for all (`whole`, see `geometry.fixed_windows`), place and scale stay.
-    """
+    """From the last merged maps to the crops: `pos`, `scale`, `windows` and `crop` are written."""
     size = (frames.shape[1], frames.shape[2])
-    if whole is None:
-        moved, scaled = update_state(probability, pos, scale, base_size, min_area)
-        crop_size, stride, filter_size = geometry.crop_size, geometry.stride, geometry.filter_size
-        found = search_windows(moved, scaled, size, crop_size, stride, filter_size, rule)
-        pos.copy_(moved)
-        scale.copy_(scaled)
-    else:
-        found = fixed_windows(whole, pos)
+    moved, scaled = update_state(probability, pos, scale, base_size, min_area)
+    crop_size, stride, filter_size = geometry.crop_size, geometry.stride, geometry.filter_size
+    found = search_windows(moved, scaled, size, crop_size, stride, filter_size, rule)
+    pos.copy_(moved)
+    scale.copy_(scaled)
     crop.copy_(cut_images(frames, video_of, found, geometry.crop_size))
     for target, value in zip(windows, found, strict=True):
         target.copy_(value)
+
+
+def cut_whole_frames(
+    frames: Tensor, windows: DeviceWindow, crop: Tensor, geometry: Geometry, whole: Sequence[int]
+) -> None:
+    """With one window for all (see `geometry.fixed_windows`): `windows`, and a `crop` per video, are written."""
+    for target, value in zip(windows, fixed_windows(whole, windows.start), strict=True):
+        target.copy_(value)
+    videos = torch.arange(frames.shape[0], device=frames.device)
+    crop.copy_(cut_images(frames, videos, fixed_windows(whole, crop[:, 0, 0, :2]), geometry.crop_size))
 
 
 def after_engines(logits: Tensor, windows: DeviceWindow, scores: Tensor, resize: ScoreResize) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..tracking.crop import OUTSIDE, whole_window
-from .frame_work import after_engines, before_engines, compiled, merge
+from .frame_work import after_engines, before_engines, compiled, cut_whole_frames, merge
 from .geometry import DeviceWindow
 from .network import DeviceNetwork
 from .object_group import WINDOW, ObjectGroup
@@ -41,7 +41,8 @@ _SCRATCH_PORTS = (
     *("crop", "mask", "logits", "query", "E_tra_star", "slot", "E_ind", "W", "E_tra"),
     *(f"layer{i}" for i in (1, 2, 3, 4)),
 )
-_FEATURES = ("backbone", "transformer_query")
+FEATURES = ("backbone", "transformer_query")
+"""Graphs of what depends on a frame and a window alone."""
 
 
 def rounded(count: int) -> int:
@@ -85,6 +86,7 @@ class Layout:
     Attributes:
         tensors: state, memories and what is computed in between, the first axis counting places; `probability` are
             the merged maps (B, H, W) of the last frame.
+        viewed: the same for the graphs of `FEATURES`; their ports count videos where all objects look at whole frames.
         labels: label maps (V, H, W) of the last frame.
     """
 
@@ -109,13 +111,19 @@ class Layout:
         self._scratch = network.lane.scratch()
         self._spare: dict[str, Tensor] = {}
         self._groups: dict[tuple[int, int], ObjectGroup] = {}
-        self._features = [network.bind(g, tensors) for g in _FEATURES if g in network.engines]
+        share = network.settings.share
+        self._whole = whole_window(self.size, network.geometry.crop_size).values if share == "frame" else None
+        # What depends on a frame and its window alone: one for each video where all objects look at the whole frame.
+        graphs = [g for g in FEATURES if g in network.engines]
+        ports = dict.fromkeys(p for g in graphs for p in network.engines[g].ports)
+        self._of_videos = {p: network.tensor(p, videos) for p in ports if share == "frame"}
+        self.viewed: Mapping[str, Tensor] = {**tensors, **self._of_videos}
+        self._features = [network.bind(g, self.viewed) for g in graphs]
         self._read = network.bind("memory_read", tensors) if "memory_read" in network.engines else None
         self._decode = network.bind("decoder", tensors)
-        crop_size, share = network.geometry.crop_size, network.settings.share
-        self._whole = whole_window(self.size, crop_size).values if share == "frame" else None
         self._windows = DeviceWindow(*(tensors[name] for name in WINDOW))
-        work: tuple[Callable[..., Any], ...] = (before_engines, after_engines, merge)
+        first = before_engines if self._whole is None else cut_whole_frames
+        work: tuple[Callable[..., Any], ...] = (first, after_engines, merge)
         self._before, self._after, self._merge = map(compiled, work) if network.compiled else work
         self._replay = Replay(network.lane, self._scratch, capturable=network.capturable)
 
@@ -181,23 +189,28 @@ class Layout:
 
     def compute(self) -> None:
         """A frame of all objects: a function of the tensors alone."""
-        t, windows = self.tensors, self._windows
-        state = (t["probability"], t["pos"], t["scale"], t["base_size"])
-        settings = self.network.settings
-        given = (self.network.geometry, settings.min_area, settings.windows, self._whole)
-        self._before(self.frames, self._video_of, *state, windows, t["crop"], *given)
+        t, windows, geometry, settings = self.tensors, self._windows, self.network.geometry, self.network.settings
+        if self._whole is None:
+            state = (t["probability"], t["pos"], t["scale"], t["base_size"])
+            given = (geometry, settings.min_area, settings.windows)
+            self._before(self.frames, self._video_of, *state, windows, t["crop"], *given)
+        else:
+            self._before(self.frames, windows, self._of_videos["crop"], geometry, self._whole)
         for call in self._features:
             call()
+        for port, features in self._of_videos.items():
+            if port != "crop":
+                t[port].copy_(features.index_select(0, self._video_of))
         if self._read is not None:
             self._read()
         self._decode()
-        self._after(t["logits"], windows, t["scores"], self.network.settings.score_resize)
+        self._after(t["logits"], windows, t["scores"], settings.score_resize)
         self.merge()
 
     def extract(self, first: int, size: int) -> None:
         """Features of the crops that lie in a range of places."""
         part = {name: tensor[first : first + size] for name, tensor in self.tensors.items()}
-        for graph in _FEATURES:
+        for graph in FEATURES:
             if graph in self.network.engines:
                 self.network.bind(graph, part)()
 

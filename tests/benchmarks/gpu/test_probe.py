@@ -53,3 +53,12 @@ def test_a_frame_is_its_engines_and_what_lies_between_them():
     parts = ("backbone", "transformer_query", "memory_read", "decoder", "geometry, paste, merge")
     assert found["frame"].kernels == sum(found[f"  {name}"].kernels for name in parts)
     assert found["update"].gflop > found["  memory_update"].gflop > 0
+
+
+def test_objects_that_look_at_whole_frames_share_what_a_frame_costs():
+    one, three = (count.tallies("lite", TINY, objects, "fp16", "frame") for objects in (1, 3))
+    alone = count.tallies("lite", TINY, 3, "fp16")
+    for name in ("  backbone", "  transformer_query"):
+        assert three[name].gflop == one[name].gflop == pytest.approx(alone[name].gflop / 3)
+    spared = sum(alone[name].gflop - one[name].gflop for name in ("  backbone", "  transformer_query"))
+    assert three["frame"].gflop == pytest.approx(alone["frame"].gflop - spared)
