@@ -59,7 +59,9 @@ def batch(
     ] = 1,
     device: Device = "cpu",
     backend: Backend = "auto",
-    address: Annotated[str | None, typer.Option(metavar="auto|HOST", help="Ray cluster to join.")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="auto|HOST[:PORT]", help="Ray cluster to join; auto: this machine's.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", metavar="png|ffv1|rle", help="What masks are kept as.")] = "png",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Do what is missing.")] = False,

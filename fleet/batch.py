@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import heapq
-import logging
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path, PurePosixPath
@@ -22,6 +19,7 @@ from ..runtime.backends import Name, choose, split_backend
 from ..runtime.bundle import Bundle
 from ..runtime.settings import available_cores
 from ..runtime.worker_shape import WorkerShape, guessed_shape, kept_shape
+from .cluster import first_line, ray_cluster
 from .formats import FORMATS
 from .report import Report
 from .table import NAME, Clip, Names, read_clips, read_names
@@ -85,7 +83,8 @@ def run_batch(
     if others := earlier.others(names):
         watcher.note(f"note: {plan.out} holds folders of clips that are not in {inputs}, which stay: {others}")
     began = time.perf_counter()
-    with _ray(address, plan, workers) as ray, tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:
+    cores = (workers or 0) * (plan.request.threads or 1) or available_cores()
+    with ray_cluster(address, cores) as ray, tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:
         report = Report(Path(scratch))
         try:
             known = _start(ray, worker, plan, workers, len(names))
@@ -146,7 +145,7 @@ def shaped(plan: Plan, workers: int | None, *, alone: bool) -> tuple[Plan, int |
     bundle = Bundle.open(request.bundle)
     kept = kept_shape(bundle, choose(bundle, request.backend, None, request.device))
     shape = kept or (WorkerShape(1, 1) if gpu else guessed_shape())
-    held = f"{shape} for each GPU" if gpu else str(shape)
+    held = f"{shape} for each GPU" if gpu else str(shape) if alone else f"processes of {shape.each}"
     if kept is None:
         why = f"{held}, a guess: `jointrt bench --throughput` finds what is best here, and keeps it"
     else:
@@ -186,30 +185,6 @@ class Earlier:
             shutil.rmtree(Path(self.root, PARTS), ignore_errors=True)
 
 
-@contextmanager
-def _ray(address: str | None, plan: Plan, workers: int | None) -> Iterator[Any]:
-    # Ray reads it as it is loaded, and reports usage where it is not set.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    if address is None:
-        cores = (workers or 0) * (plan.request.threads or 1) or len(os.sched_getaffinity(0))
-        try:
-            ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:
-            # Ray has no class of its own for a node that does not come up.
-            raise DeviceError(f"Ray does not start on this machine: {_first_line(error)}") from None
-    else:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise DeviceError(f"no Ray cluster answers at {address}: {error}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
 def _start(ray: Any, worker: type[Worker], plan: Plan, workers: int | None, total: int) -> dict[Any, str]:
     """Actors that have loaded the bundle, and their names."""
     threads = plan.request.threads or 1
@@ -234,10 +209,10 @@ def _start(ray: Any, worker: type[Worker], plan: Plan, workers: int | None, tota
     try:
         names = ray.get([actor.ready.remote() for actor in actors])
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, JointError) else DeviceError(_first_line(error))) from None
+        raise (error.cause if isinstance(error.cause, JointError) else DeviceError(first_line(error))) from None
     except ray.exceptions.RayError as error:
         raise DeviceError(
-            f"a worker died {RETRIES + 1} times while it loaded {plan.request.bundle}: {_first_line(error)}; is there "
+            f"a worker died {RETRIES + 1} times while it loaded {plan.request.bundle}: {first_line(error)}; is there "
             "memory for so many? fewer --workers need less"
         ) from None
     return dict(zip(actors, names, strict=True))
@@ -276,7 +251,7 @@ def _next(ray: Any, pending: dict[Any, tuple[Any, Clip]], known: dict[Any, str])
     try:
         row = ray.get(done)
     except ray.exceptions.RayError as error:
-        why = f"its worker died {RETRIES + 1} times: {_first_line(error)}"
+        why = f"its worker died {RETRIES + 1} times: {first_line(error)}"
         return actor, _failed(clip, why) | {"worker": known[actor], "died": True}
     if row["worker"] != known[actor]:
         row["retried"] = f"{known[actor]} died"
@@ -306,10 +281,6 @@ def _driver_only(clip: Clip) -> dict[str, bytes]:
 
 def _failed(clip: Clip, error: str) -> dict[str, Any]:
     return {"name": clip.name, "frames": 0, "objects": 0, "seconds": 0.0, "error": error}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _keep(report: Report, out: str) -> None:
