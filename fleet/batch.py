@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import heapq
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-import fsspec
-
 from ..errors import DeviceError, JointError, OutputError, SettingsError
+from ..files import write_whole
 from ..runtime.backends import Name, choose, split_backend
 from ..runtime.bundle import Bundle
 from ..runtime.settings import available_cores
@@ -22,6 +23,7 @@ from ..runtime.worker_shape import WorkerShape, guessed_shape, kept_shape
 from .cluster import first_line, ray_cluster
 from .formats import FORMATS
 from .report import Report
+from .stores import is_web, open_store, reason, told_of
 from .table import NAME, Clip, Names, read_clips, read_names
 from .worker import PARTS, Plan, Worker
 
@@ -78,8 +80,7 @@ def run_batch(
     plan, workers, why = shaped(plan, workers, alone=address is None)
     if why:
         watcher.note(why)
-    files, root = fsspec.url_to_fs(plan.out)
-    earlier = Earlier(files, root)
+    earlier = Earlier(*open_store(plan.out))
     if others := earlier.others(names):
         watcher.note(f"note: {plan.out} holds folders of clips that are not in {inputs}, which stay: {others}")
     began = time.perf_counter()
@@ -112,15 +113,27 @@ def check_batch(inputs: str, plan: Plan, *, overwrite: bool) -> Names:
         raise SettingsError(
             f"--videos is {plan.videos} on the CPU, which follows one at a time: expected --device cuda"
         )
-    if plan.out.startswith("memory://"):
-        raise OutputError(
-            f"{plan.out} would be in a worker's memory, and end with it: expected a folder or s3://, gs://"
-        )
     Bundle.open(plan.request.bundle)
-    files, root = fsspec.url_to_fs(plan.out)
-    if not (plan.resume or overwrite) and files.exists(root) and files.ls(root):
-        raise OutputError(f"{plan.out} holds files: --resume does what is missing, --overwrite replaces; or another -o")
+    _check_out(plan, overwrite=overwrite)
     return read_names(inputs)
+
+
+def _check_out(plan: Plan, *, overwrite: bool) -> None:
+    out = plan.out
+    if out.startswith("memory://"):
+        raise OutputError(f"{out} would be in a worker's memory, and end with it: expected a folder or s3://, gs://")
+    if is_web(out):
+        raise OutputError(f"{out} can be read only: expected a folder or s3://, gs://")
+    files, root = open_store(out)
+    if "file" in files.protocol:
+        there = next(p for p in (Path(root), *Path(root).parents) if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            why = "may not be written in" if there.is_dir() else "is no folder"
+            raise OutputError(f"{out} cannot be written: {there} {why}; expected a folder")
+    with told_of(out, "cannot be reached", OutputError):
+        held = not (plan.resume or overwrite) and files.exists(root) and files.ls(root)
+    if held:
+        raise OutputError(f"{out} holds files: --resume does what is missing, --overwrite replaces; or another -o")
 
 
 def shaped(plan: Plan, workers: int | None, *, alone: bool) -> tuple[Plan, int | None, str]:
@@ -237,7 +250,7 @@ def _rows(ray: Any, inputs: str, known: dict[Any, str], videos: int) -> Iterator
         try:
             contents = _driver_only(clip)
         except OSError as error:
-            yield _failed(clip, f"cannot be read: {error}")
+            yield _failed(clip, f"{clip.video} or its mask cannot be read: {reason(error)}")
             continue
         actor = free.pop()
         pending[actor.segment.remote(clip, contents)] = (actor, clip)
@@ -276,7 +289,7 @@ def long_first(clips: Iterator[Clip]) -> Iterator[Clip]:
 
 def _driver_only(clip: Clip) -> dict[str, bytes]:
     """Files on `memory://`, which is this process's."""
-    return {u: fsspec.url_to_fs(u)[0].cat_file(u) for u in (clip.video, clip.mask) if u.startswith("memory://")}
+    return {u: open_store(u)[0].cat_file(u) for u in (clip.video, clip.mask) if u.startswith("memory://")}
 
 
 def _failed(clip: Clip, error: str) -> dict[str, Any]:
@@ -284,7 +297,12 @@ def _failed(clip: Clip, error: str) -> dict[str, Any]:
 
 
 def _keep(report: Report, out: str) -> None:
-    files, root = fsspec.url_to_fs(out)
-    files.makedirs(root, exist_ok=True)
-    for file in (report.lines, report.page):
-        files.put_file(str(file), f"{root.rstrip('/')}/{file.name}")
+    files, root = open_store(out)
+    wrong = "cannot take the batch's report; the clips that are done stay, and --resume does the rest"
+    with told_of(out, wrong, OutputError):
+        files.makedirs(root, exist_ok=True)
+        for file in (report.lines, report.page):
+            if "file" in files.protocol:
+                write_whole(Path(root, file.name), partial(shutil.copyfile, file))
+            else:
+                files.put_file(str(file), f"{root.rstrip('/')}/{file.name}")
