@@ -9,13 +9,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ..errors import DeviceError, JointError, OutputError, SettingsError
-from ..files import write_whole
 from ..runtime.backends import Name, choose, split_backend
 from ..runtime.bundle import Bundle
 from ..runtime.settings import available_cores
@@ -86,20 +84,23 @@ def run_batch(
     began = time.perf_counter()
     cores = (workers or 0) * (plan.request.threads or 1) or available_cores()
     with ray_cluster(address, cores) as ray, tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:
+        known = _start(ray, worker, plan, workers, len(names))
+        started = time.perf_counter()
         report = Report(Path(scratch))
         try:
-            known = _start(ray, worker, plan, workers, len(names))
             watcher.begin(len(names), list(known.values()))
             for row in _rows(ray, inputs, known, plan.videos):
                 if row["error"] is not None and earlier.holds(row["name"]):
                     row["error"] += "; its earlier result stays"
-                report.add(row, time.perf_counter() - began)
+                report.add(row, time.perf_counter() - started)
                 watcher.ended(row)
         finally:
             earlier.clear_parts()
-            report.close(time.perf_counter() - began)
+            ready = f"{len(known)}, ready after {started - began:.1f} s"
+            facts = {"workers": ready, "bundle": plan.request.bundle, "clips of": inputs, "results": plan.out}
+            report.close(facts, time.perf_counter() - started)
             if report.counts:
-                _keep(report, plan.out)
+                report.keep(plan.out)
     return report
 
 
@@ -294,15 +295,3 @@ def _driver_only(clip: Clip) -> dict[str, bytes]:
 
 def _failed(clip: Clip, error: str) -> dict[str, Any]:
     return {"name": clip.name, "frames": 0, "objects": 0, "seconds": 0.0, "error": error}
-
-
-def _keep(report: Report, out: str) -> None:
-    files, root = open_store(out)
-    wrong = "cannot take the batch's report; the clips that are done stay, and --resume does the rest"
-    with told_of(out, wrong, OutputError):
-        files.makedirs(root, exist_ok=True)
-        for file in (report.lines, report.page):
-            if "file" in files.protocol:
-                write_whole(Path(root, file.name), partial(shutil.copyfile, file))
-            else:
-                files.put_file(str(file), f"{root.rstrip('/')}/{file.name}")
