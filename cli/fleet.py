@@ -102,7 +102,11 @@ def batch(
         typer.echo(f"{len(check_batch(inputs, plan, overwrite=overwrite))} clips to {out} by {request.bundle}")
         return
     with BatchDisplay() as display:
-        report = run_batch(inputs, plan, display, address=address, workers=workers, overwrite=overwrite)
+        try:
+            report = run_batch(inputs, plan, display, address=address, workers=workers, overwrite=overwrite)
+        except KeyboardInterrupt:
+            display.note("interrupted: clips that are done stay, --resume does the rest")
+            sys.exit(130)
     counts = ", ".join(f"{number} {state}" for state, number in sorted(report.counts.items()))
     typer.echo(f"{counts}; {report.frames} frames: {out.rstrip('/')}/report.html")
     if report.counts["failed"]:

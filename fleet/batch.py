@@ -81,27 +81,16 @@ def run_batch(
     earlier = Earlier(*open_store(plan.out))
     if others := earlier.others(names):
         watcher.note(f"note: {plan.out} holds folders of clips that are not in {inputs}, which stay: {others}")
-    began = time.perf_counter()
-    cores = (workers or 0) * (plan.request.threads or 1) or available_cores()
-    with ray_cluster(address, cores) as ray, tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:
-        known = _start(ray, worker, plan, workers, len(names))
-        started = time.perf_counter()
-        report = Report(Path(scratch))
-        try:
+    try:
+        cores = (workers or 0) * (plan.request.threads or 1) or available_cores()
+        began = time.perf_counter()
+        with ray_cluster(address, cores) as ray:
+            known = _start(ray, worker, plan, workers, len(names))
             watcher.begin(len(names), list(known.values()))
-            for row in _rows(ray, inputs, known, plan.videos):
-                if row["error"] is not None and earlier.holds(row["name"]):
-                    row["error"] += "; its earlier result stays"
-                report.add(row, time.perf_counter() - started)
-                watcher.ended(row)
-        finally:
-            earlier.clear_parts()
-            ready = f"{len(known)}, ready after {started - began:.1f} s"
-            facts = {"workers": ready, "bundle": plan.request.bundle, "clips of": inputs, "results": plan.out}
-            report.close(facts, time.perf_counter() - started)
-            if report.counts:
-                report.keep(plan.out)
-    return report
+            return _segment_all(ray, known, plan, inputs, watcher, earlier, time.perf_counter() - began)
+    finally:
+        # Workers are at work until Ray has ended.
+        earlier.clear_parts()
 
 
 def check_batch(inputs: str, plan: Plan, *, overwrite: bool) -> Names:
@@ -230,6 +219,28 @@ def _start(ray: Any, worker: type[Worker], plan: Plan, workers: int | None, tota
             "memory for so many? fewer --workers need less"
         ) from None
     return dict(zip(actors, names, strict=True))
+
+
+def _segment_all(
+    ray: Any, known: dict[Any, str], plan: Plan, inputs: str, watcher: Watcher, earlier: Earlier, start_seconds: float
+) -> Report:
+    """Have the workers segment all clips; the report is kept however it ends."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:
+        report = Report(Path(scratch))
+        try:
+            for row in _rows(ray, inputs, known, plan.videos):
+                if row["error"] is not None and earlier.holds(row["name"]):
+                    row["error"] += "; its earlier result stays"
+                report.add(row, time.perf_counter() - started)
+                watcher.ended(row)
+        finally:
+            ready = f"{len(known)}, ready after {start_seconds:.1f} s"
+            facts = {"workers": ready, "bundle": plan.request.bundle, "clips of": inputs, "results": plan.out}
+            report.close(facts, time.perf_counter() - started)
+            if report.counts:
+                report.keep(plan.out)
+    return report
 
 
 def _rows(ray: Any, inputs: str, known: dict[Any, str], videos: int) -> Iterator[dict[str, Any]]:
