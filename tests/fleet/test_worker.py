@@ -43,6 +43,7 @@ def test_formats_hold_the_same_labels_and_twice_gives_the_same_bytes(tmp_path, m
         first = files_of(out)
         assert Worker(plan_for(out, kind=kind)).segment(clip, {})["state"] == "segmented"
         assert files_of(out) == first
+        assert kind == "png" or len(first) == 3
     masks = sorted((tmp_path / "png" / "one" / "masks").iterdir())
     truth = [np.array(Image.open(p)) for p in masks]
     with av.open(str(tmp_path / "ffv1" / "one" / "masks.mkv")) as container:
