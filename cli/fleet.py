@@ -55,11 +55,19 @@ def batch(
     keep_255: Keep255 = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Write NAME/overlay.mp4 too.")] = False,
     videos: Annotated[
-        int, typer.Option(min=1, max=256, help="On a GPU: videos of one frame size that share a worker's batch.")
+        int,
+        typer.Option(
+            min=1,
+            max=256,
+            help="On a GPU: videos of one frame size that share a worker's batch; 8 brought 2.1 times the frames/s of "
+            "one with the paper's network on an H200.",
+        ),
     ] = 1,
     device: Device = "cpu",
     backend: Backend = "auto",
-    address: Annotated[str | None, typer.Option(metavar="auto|HOST", help="Ray cluster to join.")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="auto|HOST[:PORT]", help="Ray cluster to join; auto: this machine's.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", metavar="png|ffv1|rle", help="What masks are kept as.")] = "png",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Do what is missing.")] = False,
@@ -94,7 +102,11 @@ def batch(
         typer.echo(f"{len(check_batch(inputs, plan, overwrite=overwrite))} clips to {out} by {request.bundle}")
         return
     with BatchDisplay() as display:
-        report = run_batch(inputs, plan, display, address=address, workers=workers, overwrite=overwrite)
+        try:
+            report = run_batch(inputs, plan, display, address=address, workers=workers, overwrite=overwrite)
+        except KeyboardInterrupt:
+            display.note("interrupted: clips that are done stay, --resume does the rest")
+            sys.exit(130)
     counts = ", ".join(f"{number} {state}" for state, number in sorted(report.counts.items()))
     typer.echo(f"{counts}; {report.frames} frames: {out.rstrip('/')}/report.html")
     if report.counts["failed"]:

@@ -36,7 +36,7 @@ def serve(
         ),
     ] = None,
     address: Annotated[
-        str | None, typer.Option(metavar="auto|HOST", help="With --copies: the Ray cluster to join.")
+        str | None, typer.Option(metavar="auto|HOST[:PORT]", help="With --copies: the Ray cluster to join.")
     ] = None,
     token: Annotated[
         str | None,

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import heapq
-import logging
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
-
-import fsspec
 
 from ..errors import DeviceError, JointError, OutputError, SettingsError
 from ..runtime.backends import Name, choose, split_backend
 from ..runtime.bundle import Bundle
 from ..runtime.settings import available_cores
 from ..runtime.worker_shape import WorkerShape, guessed_shape, kept_shape
+from .cluster import first_line, ray_cluster
 from .formats import FORMATS
 from .report import Report
+from .stores import is_web, open_store, reason, told_of
 from .table import NAME, Clip, Names, read_clips, read_names
 from .worker import PARTS, Plan, Worker
 
@@ -80,27 +78,19 @@ def run_batch(
     plan, workers, why = shaped(plan, workers, alone=address is None)
     if why:
         watcher.note(why)
-    files, root = fsspec.url_to_fs(plan.out)
-    earlier = Earlier(files, root)
+    earlier = Earlier(*open_store(plan.out))
     if others := earlier.others(names):
         watcher.note(f"note: {plan.out} holds folders of clips that are not in {inputs}, which stay: {others}")
-    began = time.perf_counter()
-    with _ray(address, plan, workers) as ray, tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:
-        report = Report(Path(scratch))
-        try:
+    try:
+        cores = (workers or 0) * (plan.request.threads or 1) or available_cores()
+        began = time.perf_counter()
+        with ray_cluster(address, cores) as ray:
             known = _start(ray, worker, plan, workers, len(names))
             watcher.begin(len(names), list(known.values()))
-            for row in _rows(ray, inputs, known, plan.videos):
-                if row["error"] is not None and earlier.holds(row["name"]):
-                    row["error"] += "; its earlier result stays"
-                report.add(row, time.perf_counter() - began)
-                watcher.ended(row)
-        finally:
-            earlier.clear_parts()
-            report.close(time.perf_counter() - began)
-            if report.counts:
-                _keep(report, plan.out)
-    return report
+            return _segment_all(ray, known, plan, inputs, watcher, earlier, time.perf_counter() - began)
+    finally:
+        # Workers are at work until Ray has ended.
+        earlier.clear_parts()
 
 
 def check_batch(inputs: str, plan: Plan, *, overwrite: bool) -> Names:
@@ -113,15 +103,27 @@ def check_batch(inputs: str, plan: Plan, *, overwrite: bool) -> Names:
         raise SettingsError(
             f"--videos is {plan.videos} on the CPU, which follows one at a time: expected --device cuda"
         )
-    if plan.out.startswith("memory://"):
-        raise OutputError(
-            f"{plan.out} would be in a worker's memory, and end with it: expected a folder or s3://, gs://"
-        )
     Bundle.open(plan.request.bundle)
-    files, root = fsspec.url_to_fs(plan.out)
-    if not (plan.resume or overwrite) and files.exists(root) and files.ls(root):
-        raise OutputError(f"{plan.out} holds files: --resume does what is missing, --overwrite replaces; or another -o")
+    _check_out(plan, overwrite=overwrite)
     return read_names(inputs)
+
+
+def _check_out(plan: Plan, *, overwrite: bool) -> None:
+    out = plan.out
+    if out.startswith("memory://"):
+        raise OutputError(f"{out} would be in a worker's memory, and end with it: expected a folder or s3://, gs://")
+    if is_web(out):
+        raise OutputError(f"{out} can be read only: expected a folder or s3://, gs://")
+    files, root = open_store(out)
+    if "file" in files.protocol:
+        there = next(p for p in (Path(root), *Path(root).parents) if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            why = "may not be written in" if there.is_dir() else "is no folder"
+            raise OutputError(f"{out} cannot be written: {there} {why}; expected a folder")
+    with told_of(out, "cannot be reached", OutputError):
+        held = not (plan.resume or overwrite) and files.exists(root) and files.ls(root)
+    if held:
+        raise OutputError(f"{out} holds files: --resume does what is missing, --overwrite replaces; or another -o")
 
 
 def shaped(plan: Plan, workers: int | None, *, alone: bool) -> tuple[Plan, int | None, str]:
@@ -146,7 +148,7 @@ def shaped(plan: Plan, workers: int | None, *, alone: bool) -> tuple[Plan, int |
     bundle = Bundle.open(request.bundle)
     kept = kept_shape(bundle, choose(bundle, request.backend, None, request.device))
     shape = kept or (WorkerShape(1, 1) if gpu else guessed_shape())
-    held = f"{shape} for each GPU" if gpu else str(shape)
+    held = f"{shape} for each GPU" if gpu else str(shape) if alone else f"processes of {shape.each}"
     if kept is None:
         why = f"{held}, a guess: `jointrt bench --throughput` finds what is best here, and keeps it"
     else:
@@ -186,30 +188,6 @@ class Earlier:
             shutil.rmtree(Path(self.root, PARTS), ignore_errors=True)
 
 
-@contextmanager
-def _ray(address: str | None, plan: Plan, workers: int | None) -> Iterator[Any]:
-    # Ray reads it as it is loaded, and reports usage where it is not set.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    if address is None:
-        cores = (workers or 0) * (plan.request.threads or 1) or len(os.sched_getaffinity(0))
-        try:
-            ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:
-            # Ray has no class of its own for a node that does not come up.
-            raise DeviceError(f"Ray does not start on this machine: {_first_line(error)}") from None
-    else:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise DeviceError(f"no Ray cluster answers at {address}: {error}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
 def _start(ray: Any, worker: type[Worker], plan: Plan, workers: int | None, total: int) -> dict[Any, str]:
     """Actors that have loaded the bundle, and their names."""
     threads = plan.request.threads or 1
@@ -234,13 +212,35 @@ def _start(ray: Any, worker: type[Worker], plan: Plan, workers: int | None, tota
     try:
         names = ray.get([actor.ready.remote() for actor in actors])
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, JointError) else DeviceError(_first_line(error))) from None
+        raise (error.cause if isinstance(error.cause, JointError) else DeviceError(first_line(error))) from None
     except ray.exceptions.RayError as error:
         raise DeviceError(
-            f"a worker died {RETRIES + 1} times while it loaded {plan.request.bundle}: {_first_line(error)}; is there "
+            f"a worker died {RETRIES + 1} times while it loaded {plan.request.bundle}: {first_line(error)}; is there "
             "memory for so many? fewer --workers need less"
         ) from None
     return dict(zip(actors, names, strict=True))
+
+
+def _segment_all(
+    ray: Any, known: dict[Any, str], plan: Plan, inputs: str, watcher: Watcher, earlier: Earlier, start_seconds: float
+) -> Report:
+    """Have the workers segment all clips; the report is kept however it ends."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="jointrt-") as scratch:
+        report = Report(Path(scratch))
+        try:
+            for row in _rows(ray, inputs, known, plan.videos):
+                if row["error"] is not None and earlier.holds(row["name"]):
+                    row["error"] += "; its earlier result stays"
+                report.add(row, time.perf_counter() - started)
+                watcher.ended(row)
+        finally:
+            ready = f"{len(known)}, ready after {start_seconds:.1f} s"
+            facts = {"workers": ready, "bundle": plan.request.bundle, "clips of": inputs, "results": plan.out}
+            report.close(facts, time.perf_counter() - started)
+            if report.counts:
+                report.keep(plan.out)
+    return report
 
 
 def _rows(ray: Any, inputs: str, known: dict[Any, str], videos: int) -> Iterator[dict[str, Any]]:
@@ -262,7 +262,7 @@ def _rows(ray: Any, inputs: str, known: dict[Any, str], videos: int) -> Iterator
         try:
             contents = _driver_only(clip)
         except OSError as error:
-            yield _failed(clip, f"cannot be read: {error}")
+            yield _failed(clip, f"{clip.video} or its mask cannot be read: {reason(error)}")
             continue
         actor = free.pop()
         pending[actor.segment.remote(clip, contents)] = (actor, clip)
@@ -276,7 +276,7 @@ def _next(ray: Any, pending: dict[Any, tuple[Any, Clip]], known: dict[Any, str])
     try:
         row = ray.get(done)
     except ray.exceptions.RayError as error:
-        why = f"its worker died {RETRIES + 1} times: {_first_line(error)}"
+        why = f"its worker died {RETRIES + 1} times: {first_line(error)}"
         return actor, _failed(clip, why) | {"worker": known[actor], "died": True}
     if row["worker"] != known[actor]:
         row["retried"] = f"{known[actor]} died"
@@ -301,19 +301,8 @@ def long_first(clips: Iterator[Clip]) -> Iterator[Clip]:
 
 def _driver_only(clip: Clip) -> dict[str, bytes]:
     """Files on `memory://`, which is this process's."""
-    return {u: fsspec.url_to_fs(u)[0].cat_file(u) for u in (clip.video, clip.mask) if u.startswith("memory://")}
+    return {u: open_store(u)[0].cat_file(u) for u in (clip.video, clip.mask) if u.startswith("memory://")}
 
 
 def _failed(clip: Clip, error: str) -> dict[str, Any]:
     return {"name": clip.name, "frames": 0, "objects": 0, "seconds": 0.0, "error": error}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _keep(report: Report, out: str) -> None:
-    files, root = fsspec.url_to_fs(out)
-    files.makedirs(root, exist_ok=True)
-    for file in (report.lines, report.page):
-        files.put_file(str(file), f"{root.rstrip('/')}/{file.name}")

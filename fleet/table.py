@@ -13,9 +13,11 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..runtime.video.sources import IMAGE_SUFFIXES
+from .stores import open_store, told_of
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-"""A clip's name is its folder's in the output."""
+NAME = re.compile(r"\w[\w .,+=@&'()-]*")
+"""A clip's name is its folder's in the output: nothing that stores or shells read otherwise."""
+NAME_BYTES = 200
 RESERVED = {"report.html", "report.jsonl"}
 ROWS_AT_ONCE = 4096
 
@@ -52,11 +54,9 @@ def read_clips(inputs: str) -> Iterator[Clip]:
     if "://" not in inputs and Path(inputs).is_dir():
         yield from _folder(Path(inputs))
         return
-    try:
+    with told_of(inputs, "cannot be read as a table", DatasetError):
         for number, row in enumerate(_rows(inputs), 1):
             yield _clip(row, f"{inputs}, row {number}")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise DatasetError(f"{inputs} cannot be read: {error}") from None
 
 
 class Names:
@@ -98,24 +98,23 @@ def read_names(inputs: str) -> Names:
 
 
 def _rows(inputs: str) -> Iterator[Mapping[str, Any]]:
-    import fsspec
-
-    suffix = PurePosixPath(inputs).suffix.lower()
+    files, path = open_store(inputs)
+    suffix = PurePosixPath(path.partition("?")[0]).suffix.lower()
     if suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet
 
-        with fsspec.open(inputs, "rb") as stream:
+        with files.open(path, "rb") as stream:
             try:
                 for batch in parquet.ParquetFile(stream).iter_batches(ROWS_AT_ONCE):
                     yield from batch.to_pylist()
             except pyarrow.ArrowInvalid as error:
                 raise DatasetError(f"{inputs} is not a Parquet file: {error}") from None
     elif suffix == ".csv":
-        with fsspec.open(inputs, "rt", encoding="utf-8-sig", newline="") as stream:
+        with files.open(path, "rt", encoding="utf-8-sig", newline="") as stream:
             yield from csv.DictReader(stream)
     elif suffix in (".jsonl", ".ndjson"):
-        with fsspec.open(inputs, "rt", encoding="utf-8") as stream:
+        with files.open(path, "rt", encoding="utf-8") as stream:
             yield from (json.loads(line) for line in stream if line.strip())
     else:
         raise DatasetError(f"{inputs} is not a table: expected .csv, .jsonl or .parquet, or a data set's folder")
@@ -129,9 +128,7 @@ def _clip(row: Any, place: str) -> Clip:
     video, mask = str(row["video"]), str(row.get("mask") or "")
     # A worker may stand in another folder.
     video, mask = (u if not u or "://" in u else str(Path(u).absolute()) for u in (video, mask))
-    name = str(row.get("name") or PurePosixPath(video).stem)
-    if not NAME.fullmatch(name) or name in RESERVED:
-        raise DatasetError(f"{place}: {name!r} cannot be a clip's name: expected letters, digits, '.', '_' and '-'")
+    name = _checked_name(str(row.get("name") or _stem(video)), place)
     try:
         start, every = int(row.get("start") or 0), int(row.get("every") or 1)
         end = int(row["end"]) if row.get("end") not in (None, "") else None
@@ -142,6 +139,20 @@ def _clip(row: Any, place: str) -> Clip:
     return Clip(name, video, mask, start, end, every, length, fault)
 
 
+def _stem(video: str) -> str:
+    """A video's name without folder and suffix, and without what a URL asks beside it."""
+    return PurePosixPath(video.partition("?")[0] if "://" in video else video).stem
+
+
+def _checked_name(name: str, place: str) -> str:
+    if not NAME.fullmatch(name) or len(name.encode()) > NAME_BYTES or name in RESERVED:
+        raise DatasetError(
+            f"{place}: {name[:NAME_BYTES]!r} cannot be a clip's name: expected letters, digits, spaces and "
+            f"_.,+=@&'()-, a letter or digit first, at most {NAME_BYTES} bytes"
+        )
+    return name
+
+
 def _folder(root: Path) -> Iterator[Clip]:
     davis = (root / "JPEGImages" / "480p").is_dir()
     frames, masks = (root / kind / "480p" if davis else root / kind for kind in ("JPEGImages", "Annotations"))
@@ -149,9 +160,10 @@ def _folder(root: Path) -> Iterator[Clip]:
         raise DatasetError(
             f"{root} is no data set: expected JPEGImages and Annotations, as DAVIS or YouTube-VOS has them"
         )
-    for folder in sorted(p for p in frames.iterdir() if p.is_dir()):
+    for folder in sorted(p for p in frames.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        name = _checked_name(folder.name, str(frames))
         given = sorted((masks / folder.name).glob("*.png"))
         # DAVIS holds the truth of every frame; only the first is given to a method.
         mask = "" if not given else str(given[0] if davis else masks / folder.name)
         length = sum(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir())
-        yield Clip(folder.name, str(folder), mask, length=length, fault=None if mask else "no mask in Annotations")
+        yield Clip(name, str(folder), mask, length=length, fault=None if mask else "no mask in Annotations")

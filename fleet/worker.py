@@ -19,6 +19,7 @@ from ..runtime.job.quiet import Quiet
 from ..runtime.job.run import Job, Outcome, Request
 from .formats import convert_masks
 from .inputs import fetch, mark
+from .stores import open_store, reason
 from .table import Clip
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Worker:
             row["error"] = str(error)
         except Exception as error:
             # A library's own failure, of storage for one, ends this clip only.
-            row["error"] = f"{type(error).__name__}: {error}"
+            row["error"] = f"{getattr(error, 'filename', None) or type(error).__name__}: {reason(error)}"
         return row | {
             "seconds": round(time.perf_counter() - began, 3),
             "worker": self.name,
@@ -108,9 +109,7 @@ class Worker:
         }
 
     def _segment(self, clip: Clip, contents: Mapping[str, bytes]) -> dict[str, Any]:
-        import fsspec
-
-        files, root = fsspec.url_to_fs(self.plan.out)
+        files, root = open_store(self.plan.out)
         target = f"{root.rstrip('/')}/{clip.name}"
         asked = self._asked(clip, contents)
         if self.plan.resume and files.exists(f"{target}/{DONE}"):

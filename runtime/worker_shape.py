@@ -39,9 +39,13 @@ class WorkerShape:
             raise SettingsError(f"{text!r} is no number of processes and threads: expected PxT, for example 2x1")
         return cls(int(found[1]), int(found[2]))
 
+    @property
+    def each(self) -> str:
+        """The threads of a process, in words."""
+        return "1 thread" if self.threads == 1 else f"{self.threads} threads"
+
     def __str__(self) -> str:
-        processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
-        return f"{processes} of {'1 thread' if self.threads == 1 else f'{self.threads} threads'}"
+        return f"{'1 process' if self.processes == 1 else f'{self.processes} processes'} of {self.each}"
 
 
 def processor() -> str:

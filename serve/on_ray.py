@@ -6,14 +6,13 @@ segmenter as it has on one machine. Figures of `/metrics` are those of the copy 
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import DependencyError, DeviceError, SettingsError
+from ..fleet.cluster import ray_cluster
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -73,13 +72,6 @@ def streams_on_ray(
         raise SettingsError(
             f"pixels is {limits.pixels}: expected at most {MOST_MESSAGE // 4 - (1 << 14)}, what Ray Serve's proxy takes"
         )
-    # Ray reads it as it is loaded, and reports usage where it is not set.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        import ray
-        from ray import serve
-    except ImportError as error:
-        raise DependencyError(f"{error.name} is not installed: pip install 'jointrt[serve-fleet]'") from None
 
     def build() -> FastAPI:
         from .app import create_app
@@ -91,29 +83,24 @@ def streams_on_ray(
     threads = limits.options.threads or 1
     cores = threads * limits.sessions
     resources = {"num_cpus": cores, "num_gpus": int(limits.options.device != "cpu")}
-    try:
-        if address is None:
-            ray.init(num_cpus=cores * copies, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:
-        raise DeviceError(
-            f"no Ray at {address or 'this machine'}: {str(error).strip().partition(chr(10))[0]}"
-        ) from None
-    try:
+    with ray_cluster(address, cores * copies, extra="serve-fleet") as ray:
+        try:
+            from ray import serve
+        except ImportError as error:
+            raise DependencyError(f"{error.name} is not installed: pip install 'jointrt[serve-fleet]'") from None
         if ray.cluster_resources().get("CPU", 0) < cores * copies:
             raise DeviceError(
                 f"the cluster has {ray.cluster_resources().get('CPU', 0):.0f} cores: expected {cores * copies} for "
                 f"{copies} copies of {limits.sessions} sessions of {threads}; fewer --copies or --sessions"
             )
-        serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
-        deployment = serve.deployment(
-            num_replicas=copies,
-            ray_actor_options=resources,
-            max_ongoing_requests=limits.sessions + OTHER_REQUESTS,
-        )(serve.ingress(build)())
-        serve.run(deployment.bind(), name="jointrt")
-        yield
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+        try:
+            serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+            deployment = serve.deployment(
+                num_replicas=copies,
+                ray_actor_options=resources,
+                max_ongoing_requests=limits.sessions + OTHER_REQUESTS,
+            )(serve.ingress(build)())
+            serve.run(deployment.bind(), name="jointrt")
+            yield
+        finally:
+            serve.shutdown()

@@ -37,9 +37,12 @@ ALLOWED = {
     "benchmarks.speed.report": RUNTIME | {"benchmarks", "benchmarks.speed"},
     "benchmarks.gpu": RUNTIME | {"model", "runtime.*", "export.*"},
     "annotations": RUNTIME | {"runtime.job", "runtime.video"},
-    "fleet": RUNTIME | {"annotations", "runtime.device", "runtime.job", "runtime.video", "runtime.tracking"},
+    "fleet": RUNTIME
+    | {"annotations", "fleet.cluster", "runtime.device", "runtime.job", "runtime.video", "runtime.tracking"},
     "studio": RUNTIME | {"annotations", "runtime.clicks", "runtime.job", "runtime.video", "runtime.tracking"},
-    "serve": RUNTIME | {"annotations", "studio"},
+    # Ray is joined or started in one place.
+    "fleet.cluster": {"errors"},
+    "serve": RUNTIME | {"annotations", "studio", "fleet.cluster"},
     "cli": {"*"},
 }
 

@@ -44,6 +44,7 @@ def test_the_wheel_has_what_the_project_has(wheel):
         held = {name.removeprefix("jointrt/") for name in archive.namelist() if name.startswith("jointrt/")}
     sources = {name for name in tracked("tests/", "docs/", "studio/page/") if name.endswith(".py")}
     wanted = {*sources, "py.typed", "engines/lite-int8/manifest.json", "examples/dog.mp4", "studio/static/index.html"}
+    wanted |= {"fleet/report.html"}
     assert wanted <= held
 
 

@@ -85,3 +85,16 @@ def resident_mb() -> float | None:
     if not statm.is_file():
         return None
     return int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+def private_and_shared_mb() -> tuple[float, float] | None:
+    """MB resident that this process has for itself, and those that it shares; None where the system does not say."""
+    rollup = Path("/proc/self/smaps_rollup")
+    if not rollup.is_file():
+        return None
+    held = dict(line.split(":", 1) for line in rollup.read_text().splitlines()[1:])
+    private, shared = (
+        sum(int(text.split()[0]) for name, text in held.items() if name.startswith(kind)) / 1e3
+        for kind in ("Private_", "Shared_")
+    )
+    return private, shared

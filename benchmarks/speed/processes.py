@@ -30,7 +30,7 @@ from ...runtime.settings import Options
 from ...runtime.video.masks import write_label_map
 from ...runtime.worker_shape import WorkerShape, usual_shapes
 from .clip import CLIP, BenchClip
-from .environment import Environment
+from .environment import Environment, private_and_shared_mb
 
 ROUNDS = 3
 """Times that every shape does all clips; they take turns, so that their ratios hold whatever else the machine does."""
@@ -240,17 +240,4 @@ def _segment(clip: Request) -> tuple[int, int, tuple[float, float] | None]:
     out = Path(tempfile.mkdtemp(dir=clip.out))
     frames = Job.prepare(replace(clip, out=out)).run(segmenter, used, Quiet()).frames
     shutil.rmtree(out)
-    return frames, os.getpid(), _memory()
-
-
-def _memory() -> tuple[float, float] | None:
-    """MB resident that this process has for itself, and those that it shares; None where the system does not say."""
-    rollup = Path("/proc/self/smaps_rollup")
-    if not rollup.is_file():
-        return None
-    held = dict(line.split(":", 1) for line in rollup.read_text().splitlines()[1:])
-    private, shared = (
-        sum(int(text.split()[0]) for name, text in held.items() if name.startswith(kind)) / 1e3
-        for kind in ("Private_", "Shared_")
-    )
-    return private, shared
+    return frames, os.getpid(), private_and_shared_mb()

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -92,3 +95,22 @@ def test_a_bundle_that_ends_its_process_as_it_is_loaded_is_not_loaded_for_ever(
         run_batch(str(tmp_path / "t.jsonl"), plan_for(tmp_path / "out"), Killer(), workers=1)
     assert "\n" not in str(caught.value) and log.read_text() == "xxx"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_is_interrupted_leaves_whole_clips_and_is_gone_on_with(tmp_path, make_clip):
+    rows = [dict(zip(("video", "mask"), map(str, make_clip(tmp_path, n, 20)), strict=True)) for n in range(2)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "jointrt.cli", "batch", str(tmp_path / "t.jsonl"), "-o", str(out)]
+    command += ["--bundle", "lite", "--workers", "1", "--threads", "1"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
+        while not list(out.glob(".parts/clip*/*/masks/*.png")) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert process.returncode == 130 and "--resume does the rest" in said, said
+    left = {p.name for p in out.iterdir()} - {"report.html", "report.jsonl"}
+    assert len(left) < 2 and all((out / name / "done.json").is_file() for name in left)
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert sorted(p.name for p in out.iterdir()) == ["clip0", "clip1", "report.html", "report.jsonl"]
+    assert {len(list((out / f"clip{n}" / "masks").iterdir())) for n in range(2)} == {20}

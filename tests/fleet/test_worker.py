@@ -3,6 +3,9 @@
 import json
 import shutil
 import socket
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -12,7 +15,8 @@ import av
 import fsspec
 import numpy as np
 import pyarrow
-from jointrt.errors import DatasetError, OutputError
+from jointrt.errors import DatasetError, OutputError, SettingsError
+from jointrt.fleet import stores
 from jointrt.fleet.batch import Earlier, check_batch, long_first, shaped
 from jointrt.fleet.table import Clip, read_clips, read_names
 from jointrt.fleet.worker import Worker
@@ -39,6 +43,7 @@ def test_formats_hold_the_same_labels_and_twice_gives_the_same_bytes(tmp_path, m
         first = files_of(out)
         assert Worker(plan_for(out, kind=kind)).segment(clip, {})["state"] == "segmented"
         assert files_of(out) == first
+        assert kind == "png" or len(first) == 3
     masks = sorted((tmp_path / "png" / "one" / "masks").iterdir())
     truth = [np.array(Image.open(p)) for p in masks]
     with av.open(str(tmp_path / "ffv1" / "one" / "masks.mkv")) as container:
@@ -116,11 +121,90 @@ def test_a_table_reads_alike_in_every_form(tmp_path):
     assert [c.length for c in read[0]] == [9, None] and read[0][1].fault == "the row gives no mask"
 
 
-@pytest.mark.parametrize("name", ["../up", ".hidden", "a/b", "report.html"])
+@pytest.mark.parametrize("name", ["../up", "..", ".hidden", "a/b", "a\\b", "a*", "a\nb", "report.html", "\u00fc" * 101])
 def test_a_name_that_is_no_folders_is_refused(tmp_path, name):
     (tmp_path / "t.jsonl").write_text(json.dumps({"video": "x.mp4", "mask": "x.png", "name": name}))
     with pytest.raises(DatasetError, match="cannot be a clip's name"):
         read_names(str(tmp_path / "t.jsonl"))
+
+
+def test_names_are_words_of_any_language_and_come_from_addresses_without_what_they_ask(tmp_path):
+    videos = ["/a/Z\u00fcrich 1.mp4", "https://host/c/x.mp4?key=a/b.c", "s3://b/\u72ac.mov"]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"video": v, "mask": "m"}) + "\n" for v in videos))
+    assert [c.name for c in read_clips(str(tmp_path / "t.jsonl"))] == ["Z\u00fcrich 1", "x", "\u72ac"]
+    for name in (".ipynb_checkpoints", "bear"):
+        (tmp_path / "set" / "JPEGImages" / name).mkdir(parents=True)
+    (tmp_path / "set" / "Annotations").mkdir()
+    assert [c.name for c in read_clips(str(tmp_path / "set"))] == ["bear"]
+    (tmp_path / "set" / "JPEGImages" / "report.html").mkdir()
+    with pytest.raises(DatasetError, match="cannot be a clip's name"):
+        read_names(str(tmp_path / "set"))
+
+
+def test_two_rows_of_one_name_and_what_is_no_table_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("video,mask\n/a/x.mp4,m\n/b/x.avi,m\n")
+    with pytest.raises(DatasetError, match="two clips are called x"):
+        read_names(str(tmp_path / "t.csv"))
+    for inputs, kind, said in (
+        ("none.csv", DatasetError, "none.csv cannot be read as a table: it is not there"),
+        ("nosuch://a/b.csv", SettingsError, "Protocol not known"),
+        ("http://127.0.0.1:9/t.csv", DatasetError, "cannot be read as a table: .*"),
+    ):
+        with pytest.raises(kind, match=said) as caught:
+            read_names(inputs)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("out", "kind", "said"),
+    [
+        ("memory://out", OutputError, "in a worker's memory"),
+        ("http://127.0.0.1:9/out", OutputError, "can be read only"),
+        ("nosuch://a/b", SettingsError, "Protocol not known"),
+        ("s3://bucket/out", OutputError, "cannot be reached: "),
+        ("FILE/below", OutputError, "is no folder"),
+        ("FILE", OutputError, "is no folder"),
+    ],
+)
+def test_where_no_results_can_go_is_refused_before_anything_starts(tmp_path, monkeypatch, plan_for, out, kind, said):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    (tmp_path / "file").touch()
+    with pytest.raises(kind, match=said) as caught:
+        check_batch("none.csv", plan_for(out.replace("FILE", str(tmp_path / "file"))), overwrite=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Address of a web server that has the files of a folder, and of one that takes a request and says nothing."""
+    kinds = {".mkv": "text/html"}
+    handler = partial(type("Files", (SimpleHTTPRequestHandler,), {"extensions_map": kinds}), directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", f"http://127.0.0.1:{silent.getsockname()[1]}"
+        server.shutdown()
+
+
+def test_clips_come_from_web_servers_and_one_that_is_silent_fails_its_own_clip_only(
+    tmp_path, monkeypatch, web, make_clip, plan_for
+):
+    monkeypatch.setattr(stores, "SILENT_SECONDS", 1.0)
+    video, mask = make_clip(tmp_path, 1)
+    out, (files, silent) = tmp_path / "out", web
+    out.mkdir()
+    worker = Worker(plan_for(out))
+    # The server calls the film a page: it is not looked through for links.
+    row = worker.segment(Clip("one", f"{files}/{video.name}", f"{files}/{mask.name}"), {})
+    assert (row["error"], row["frames"]) == (None, 3)
+    for url, said in ((f"{silent}/x.mkv", "cannot be read: nothing came for 1 s"), (f"{files}/no.mkv", "is not there")):
+        row = worker.segment(Clip("two", url, f"{files}/{mask.name}"), {})
+        assert row["error"].startswith(url) and said in row["error"]
+    row = worker.segment(Clip("three", str(tmp_path / "no.mkv"), str(mask)), {})
+    assert row["error"] == f"{tmp_path / 'no.mkv'} cannot be read: it is not there"
+    assert [p.name for p in out.iterdir() if p.name != ".parts"] == ["one"] and not list(out.rglob(".parts/*/*"))
 
 
 def test_long_clips_go_first():
@@ -141,6 +225,7 @@ def test_results_on_a_real_s3_server(tmp_path, monkeypatch, make_clip, plan_for)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        s3fs.S3FileSystem.clear_instance_cache()
         s3 = s3fs.S3FileSystem()
         s3.mkdir("clips")
         video, mask = make_clip(tmp_path, 1)

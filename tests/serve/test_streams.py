@@ -6,6 +6,8 @@ import json
 import struct
 import threading
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,6 @@ import pytest
 from PIL import Image
 
 uvicorn = pytest.importorskip("uvicorn")
-httpx = pytest.importorskip("httpx")
 pytest.importorskip("prometheus_client")
 
 from jointrt.runtime.segmenter import Segmenter  # noqa: E402
@@ -44,6 +45,15 @@ def served(access=None, **limits):
     yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+def asked(url, **headers):
+    """Status and text of an answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, ""
 
 
 def film(number, count=6):
@@ -94,7 +104,7 @@ def test_four_clients_at_once_receive_the_masks_of_step(tmp_path, record_propert
     spec = importlib.util.spec_from_file_location("live_client", CLIENT)
     client = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(client)
-    assert len(CLIENT.read_text().splitlines()) <= 50
+    assert len(CLIENT.read_text().splitlines()) <= 40
     films = [film(n) for n in range(4)]
     for n, (frames, labels) in enumerate(films):
         (tmp_path / f"{n}.png").write_bytes(png(labels))
@@ -112,16 +122,16 @@ def test_four_clients_at_once_receive_the_masks_of_step(tmp_path, record_propert
             return client.stream(tmp_path / f"{n}.mkv", tmp_path / f"{n}.png", tmp_path / f"out{n}", url, **settings[n])
 
         took = list(clients.map(run, range(4)))
-        figures = httpx.get(f"http://{address}/metrics").text
+        figures = asked(f"http://{address}/metrics")[1]
     for n, (frames, labels) in enumerate(films):
         expected = stepped(frames, labels, **{k: v for k, v in settings[n].items() if k != "behind"})
         received = [np.array(Image.open(p)) for p in sorted((tmp_path / f"out{n}").iterdir())]
         assert sorted(took[n]) == list(range(6)) and np.array_equal(received, expected) and expected[-1].any()
     assert "jointrt_frames_total 24.0" in figures and "jointrt_frames_dropped_total 0.0" in figures
     assert "jointrt_frame_seconds_count 24.0" in figures
-    seconds = np.concatenate([list(t.values()) for t in took])
-    record_property("p99_seconds", float(np.quantile(seconds, 0.99)))
-    print(f"p99 {1000 * np.quantile(seconds, 0.99):.0f} ms")
+    p99 = float(np.quantile(np.concatenate([list(t.values()) for t in took]), 0.99))
+    record_property("p99_milliseconds", p99)
+    print(f"p99 {p99:.0f} ms")
 
 
 def test_jpegs_run_lengths_removal_and_a_later_object():
@@ -221,7 +231,7 @@ def test_a_broken_client_is_told_and_hurts_no_other():
 def test_sessions_are_limited_and_expire():
     with served(sessions=1, idle=0.5) as address:
         with opened(address) as socket:
-            assert httpx.get(f"http://{address}/healthz").json() == {"status": "ok", "sessions": 1, "of": 1}
+            assert json.loads(asked(f"http://{address}/healthz")[1]) == {"status": "ok", "sessions": 1, "of": 1}
             with connect(f"ws://{address}/stream") as other:
                 assert "all 1 sessions are taken" in json.loads(other.recv())["text"]
             assert "nothing came" in json.loads(socket.recv())["text"]
@@ -236,15 +246,16 @@ def test_only_those_with_the_token_and_pages_that_are_allowed():
     access = StreamAccess("secret", loopback=False, origins=("https://good.example",))
     with served(access) as address:
         url = f"ws://{address}/stream"
-        assert httpx.get(f"http://{address}/healthz").status_code == 200
-        assert httpx.get(f"http://{address}/metrics").status_code == 403
-        assert httpx.get(f"http://{address}/metrics?token=secret").status_code == 200
+        assert asked(f"http://{address}/healthz")[0] == 200
+        assert asked(f"http://{address}/metrics")[0] == 403
+        assert asked(f"http://{address}/metrics?token=secret")[0] == 200
         for header in ({}, {"Authorization": "Bearer wrong"}):
             with pytest.raises(InvalidStatus):
                 connect(url, additional_headers=header)
         bearer = {"Authorization": "Bearer secret"}
         with pytest.raises(InvalidStatus):
             connect(url, additional_headers=bearer, origin="https://bad.example")
-        connect(url, additional_headers=bearer, origin="https://good.example").close()
+        with connect(url, additional_headers=bearer, origin="https://good.example"):
+            pass
     with served() as address:
-        assert httpx.get(f"http://{address}/metrics", headers={"Host": "evil.example"}).status_code == 403
+        assert asked(f"http://{address}/metrics", Host="evil.example")[0] == 403
