@@ -44,6 +44,7 @@ class Project:
         self.folder = folder
         self.size = size
         self._lock = threading.RLock()
+        self._decoded: tuple[bytes, Labels] = (b"", np.zeros((0, 0), np.uint8))
         self._file = folder / "project.json"
         self._masks = folder / "masks"
         self._masks.mkdir(parents=True, exist_ok=True)
@@ -79,10 +80,13 @@ class Project:
         content = self._png(frame)
         if content is None:
             return np.zeros(self.size[::-1], np.uint8)
-        labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if labels is None:
-            raise OutputError(f"{self._mask(frame)} is damaged: delete it, or put another in its place")
-        return np.asarray(labels, np.uint8)
+        with self._lock:
+            if content != self._decoded[0]:
+                labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+                if labels is None:
+                    raise OutputError(f"{self._mask(frame)} is damaged: delete it, or put another in its place")
+                self._decoded = (content, np.asarray(labels, np.uint8))
+            return self._decoded[1].copy()
 
     def _png(self, frame: int) -> bytes | None:
         """A frame's masks as a grey PNG, its values the ids; None if there are none."""
@@ -159,18 +163,30 @@ class Project:
             self._history.add(removal)
             return self._take_out(removal)
 
-    def edit(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> Labels:
-        """A person says where an object is in a frame. Returns the frame's label map."""
+    def merged(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> Labels:
+        """A frame's label map with an object where it is said to be, and nowhere else.
+
+        Raises:
+            OutputError: the frame's masks are damaged.
+            SettingsError: there is no such object.
+        """
+        self.object(object_id)
+        labels = self.labels(frame)
+        labels[labels == object_id] = 0
+        labels[region] = object_id
+        return labels
+
+    def edit(self, frame: int, object_id: int, labels: Labels) -> None:
+        """A person gave an object in a frame, which made its label map this one.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         with self._lock:
-            self.object(object_id)
-            labels = self.labels(frame)
             before, given = self._png(frame), list(self.record.given.get(frame, []))
-            labels[labels == object_id] = 0
-            labels[region] = object_id
             content, after = as_png(labels), sorted({*given, object_id})
             self._history.add(Change(frame=frame, before=before, after=content, given_before=given, given_after=after))
             self._put(frame, labels, content, after)
-            return labels
 
     def undo(self, *, again: bool = False) -> list[int] | None:
         """Take the last change back, or make it again. Returns the frames it touches; None if there is none.
@@ -284,6 +300,7 @@ class Project:
 
     def _put(self, frame: int, labels: Labels, content: bytes, given: list[int]) -> None:
         self._write(frame, content)
+        self._decoded = (content, labels)
         self.record.seen[frame] = _areas(labels)
         self._give(frame, given)
         self.save()

@@ -102,8 +102,8 @@ class Session:
             if turn != self._latest_click[place]:
                 return
             begun = time.perf_counter()
-            self._edited(frame, object_id, self.clicking.predict(frame, object_id, clicks, box))
-            self._tell({"kind": "clicked", "ms": 1000 * (time.perf_counter() - begun)})
+            shown = self._edited(frame, object_id, self.clicking.predict(frame, object_id, clicks, box))
+            self._tell({"kind": "clicked", "ms": 1000 * (shown - begun)})
 
         self._jobs.put(job)
 
@@ -238,7 +238,16 @@ class Session:
             self.project.save()
             self._tell({"kind": "tracked", **self.project.describe()})
 
-    def _edited(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> None:
+    def _edited(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> float:
+        """An object is given anew: shown first, then written. Returns when it was shown, as `time.perf_counter`."""
         self._tracker.states.forget(frame)
-        self._show(frame, self.project.edit(frame, object_id, region))
+        labels = self.project.merged(frame, object_id, region)
+        self._show(frame, labels)
+        shown = time.perf_counter()
+        try:
+            self.project.edit(frame, object_id, labels)
+        except JointError:
+            self._changed([frame])
+            raise
         self._tell({"kind": "project", **self.project.describe()})
+        return shown

@@ -16,6 +16,8 @@ from jointrt.runtime.video.sources import open_source
 from PIL import Image
 
 CHROMIUM = shutil.which("chromium")
+COUNT = 8
+"""Frames of the short clip."""
 CLIP = Path(jointrt.__file__).parent / "examples" / "dog.mp4"
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -21,7 +21,7 @@ from jointrt.studio.project import Project
 project = Project(Path(sys.argv[1]), "film", (40, 30))
 project.add()
 for frame, width in ((3, 5), (3, 9), (7, 4)):
-    project.edit(frame, 1, np.arange(40) < np.full((30, 1), width))
+    project.edit(frame, 1, project.merged(frame, 1, np.arange(40) < np.full((30, 1), width)))
 assert project.undo() == [7]
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -33,6 +33,10 @@ def folder(tmp_path):
     done = subprocess.run([sys.executable, "-c", WORK, str(tmp_path / "project")], check=False)
     assert done.returncode < 0
     return tmp_path / "project"
+
+
+def give(project, frame, object_id, region):
+    project.edit(frame, object_id, project.merged(frame, object_id, region))
 
 
 def widths(project):
@@ -57,7 +61,7 @@ def test_a_killed_studio_can_undo_and_make_again(folder):
 
 def test_a_new_change_ends_what_was_undone(folder):
     project = Project(folder, "film", SIZE)
-    project.edit(7, 1, np.ones(SIZE[::-1], bool))
+    give(project, 7, 1, np.ones(SIZE[::-1], bool))
     project.close()
     project = Project(folder, "film", SIZE)
     assert (project.describe()["undo"], project.describe()["redo"]) == (3, 0)
@@ -70,8 +74,8 @@ def test_an_object_that_was_removed_comes_back_everywhere(folder):
     project = Project(folder, "film", SIZE)
     project.rename(1, "dog", "#102030")
     project.add()
-    project.edit(3, 2, np.arange(SIZE[0]) >= np.full((SIZE[1], 1), 30))
-    project.edit(8, 1, np.ones(SIZE[::-1], bool))
+    give(project, 3, 2, np.arange(SIZE[0]) >= np.full((SIZE[1], 1), 30))
+    give(project, 8, 1, np.ones(SIZE[::-1], bool))
     before = {frame: project.labels(frame) for frame in project.frames()}
     record = project.record.model_copy(deep=True)
     assert project.remove(1) == [3, 8]
@@ -115,7 +119,7 @@ def test_ids_of_removed_objects_are_free_again_when_no_other_is(folder):
 def test_the_oldest_changes_go(folder):
     project = Project(folder, "film", SIZE)
     for k in range(MOST + 5):
-        project.edit(3, 1, np.arange(SIZE[0]) < np.full((SIZE[1], 1), k % 30))
+        give(project, 3, 1, np.arange(SIZE[0]) < np.full((SIZE[1], 1), k % 30))
     assert project.describe()["undo"] == len(list((folder / "history").iterdir())) == MOST
 
 

@@ -1,7 +1,6 @@
 """Every tool, list and key of the page, in a real Chromium, over one short clip."""
 
 import json
-import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -13,34 +12,9 @@ from jointrt.runtime.video.sources import open_source
 from PIL import Image
 from pycocotools import mask as rle
 
-from .browser import at, at_rest, click_at, drag, edited, mask_of, saved, saved_masks, served, short_clip, wait_for
+from .browser import COUNT, at, at_rest, click_at, drag, edited, mask_of, saved, saved_masks, short_clip, wait_for
 
 pytest.importorskip("fastapi")
-COUNT = 8
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("films")
-    film = short_clip(folder / "short.mp4", COUNT)
-    with served(folder, str(film)) as (link, _):
-        yield link, folder
-
-
-@pytest.fixture
-def open_page(page, studio, request):
-    """The page on a film of its own, with one object that has no masks yet."""
-    link, folder = studio
-    name = f"{request.node.name}.mp4"
-    shutil.copy(folder / "short.mp4", folder / name)
-    page.goto(link)
-    wait_for(page, "ready")
-    page.select_option("#files", name)
-    page.wait_for_function("() => studio.project()?.objects.length === 0")
-    page.wait_for_selector("body[data-frame='0']")
-    page.click("#add")
-    page.wait_for_selector("#objects li.chosen")
-    return page
 
 
 def area(page, frame: int = 0, object_id: int = 1) -> int:

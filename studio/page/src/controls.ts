@@ -1,7 +1,8 @@
 // Buttons and lists: films, saving, tracking, and how masks are computed.
-import { play } from "./frames";
+import { follow, go, play } from "./frames";
 import { send } from "./socket";
 import { by, say, state } from "./state";
+import { letGo } from "./tools";
 
 const CHOICES = ["bundle", "memory", "interval", "windows", "share"] as const;
 
@@ -30,16 +31,21 @@ function begin(kind: string, more: object) {
 }
 
 function track(backwards: boolean) {
-  state.clicks = [];
+  letGo(); follow(true);
   begin("track", { backwards });
 }
 
-async function upload(file: File) {
-  say(`uploading ${file.name}`);
-  const answer = await fetch(`upload/${encodeURIComponent(file.name)}`, { method: "PUT", body: file });
-  const content = await answer.json();
-  if (answer.ok) send(content.name.endsWith(".zip") ? "bring" : "open", { name: content.name, frame: 0 });
-  else say(content.error, true);
+function upload(file: File) {
+  const request = new XMLHttpRequest();
+  request.upload.onprogress = ({ loaded, total }) => say(`uploading ${file.name}: ${Math.round(100 * loaded / total)} %`);
+  request.onerror = () => say(`${file.name} was not uploaded: the server does not answer`, true);
+  request.onload = () => {
+    const content = JSON.parse(request.responseText);
+    if (request.status === 200) send(content.name.endsWith(".zip") ? "bring" : "open", { name: content.name, frame: 0 });
+    else say(content.error, true);
+  };
+  request.open("PUT", `upload/${encodeURIComponent(file.name)}`);
+  request.send(file);
 }
 
 by<HTMLSelectElement>("files").onchange = (event) => {
@@ -51,7 +57,14 @@ by<HTMLInputElement>("upload").onchange = (event) => {
   if (file) upload(file);
   input.value = "";
 };
-by("add").onclick = () => { state.clicks = []; state.chosen = 0; send("add"); };
+by("pick").onclick = () => by("upload").click();
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  const file = event.dataTransfer?.files[0];
+  if (file) upload(file);
+});
+by("add").onclick = () => { letGo(); send("add"); };
 by("undo").onclick = () => send("undo");
 by("redo").onclick = () => send("redo");
 by("take").onclick = () => send("take");
@@ -59,5 +72,6 @@ by("save").onclick = () => begin("export", { what: by<HTMLSelectElement>("what")
 by("track").onclick = () => track(false);
 by("back").onclick = () => track(true);
 by("stop").onclick = () => send("stop");
+by("follow").onclick = () => { follow(true); go(state.tracked); };
 by("play").onclick = play;
 for (const id of CHOICES) by(id).onchange = () => choose(id);

@@ -10,6 +10,17 @@ let wanted = -1, timer = 0;
 
 export const playing = () => timer !== 0;
 
+// A person goes elsewhere, and does not follow what is being tracked any longer.
+export function seek(to: number) {
+  follow(state.tracked < 0);
+  go(to);
+}
+
+export function follow(on: boolean) {
+  state.following = on;
+  by("follow").hidden = on;
+}
+
 // The newest frame that is asked for; what was overtaken is never fetched.
 export async function go(to: number) {
   const { film } = state;
@@ -27,7 +38,7 @@ export async function go(to: number) {
       document.body.dataset.frame = String(at);
       if (wanted === at) break;
     }
-    send("at");
+    if (state.works) send("at");
   } finally { wanted = -1; }
 }
 
@@ -62,6 +73,6 @@ export function play() {
   timer = window.setInterval(() => {
     const to = from + Math.floor((performance.now() - begun) / 1000 * film.rate);
     if (to >= film.count) { play(); return; }
-    if (to !== state.frame) go(to);
+    if (to !== state.frame) seek(to);
   }, 15);
 }

@@ -2,12 +2,12 @@
 import "./style.css";
 import "./controls";
 import "./keys";
-import { go } from "./frames";
+import { go, seek } from "./frames";
 import { magnify, over, toPage } from "./geometry";
 import { shown, told } from "./messages";
 import { connect, send } from "./socket";
 import { state } from "./state";
-import { drawTimeline, frameAt, timeline } from "./timeline";
+import { describe, drawTimeline, frameAt, timeline } from "./timeline";
 import { choose } from "./tools";
 import { draw } from "./view";
 
@@ -16,11 +16,13 @@ over.addEventListener("wheel", (event) => {
   magnify(Math.exp(-event.deltaY / 400), event);
   draw();
 }, { passive: false });
-const seek = (event: PointerEvent) => { if (event.buttons) go(frameAt(event.offsetX)); };
-timeline.onpointerdown = (event) => { timeline.setPointerCapture(event.pointerId); seek(event); };
-timeline.onpointermove = seek;
+const scrub = (event: PointerEvent) => {
+  timeline.title = describe(event.offsetX, event.offsetY);
+  if (event.buttons) seek(frameAt(event.offsetX));
+};
+timeline.onpointerdown = (event) => { timeline.setPointerCapture(event.pointerId); scrub(event); };
+timeline.onpointermove = scrub;
 addEventListener("resize", () => { draw(); drawTimeline(); });
-for (const event of ["dragover", "drop"]) addEventListener(event, (dropped) => dropped.preventDefault());
 choose("click");
 connect(told, shown);
 
@@ -28,7 +30,7 @@ connect(told, shown);
 Object.assign(window, {
   studio: {
     toPage, send, go, clicks: () => state.clicks, given: (at: number) => state.film?.project.given[at] !== undefined,
-    view: () => { const { zoom, shift, frame, tool, busy, chosen } = state; return { zoom, shift, frame, tool, busy, chosen }; },
+    view: () => { const { zoom, shift, frame, tool, busy, chosen, tracked } = state; return { zoom, shift, frame, tool, busy, chosen, tracked }; },
     project: () => state.film?.project, size: () => state.film?.size,
   },
 });

@@ -5,8 +5,11 @@ import type { Point } from "./types";
 
 const size = by<HTMLInputElement>("size");
 export const width = () => Number(size.value);
+const showWidth = () => { by("width").textContent = size.value; };
+size.oninput = showWidth;
 export function resize(times: number) {
   size.value = String(Math.round(width() * times + Math.sign(times - 1) / 2));
+  showWidth();
   drawMarks();
 }
 
@@ -19,7 +22,7 @@ export function drawMarks(hover?: Point) {
     pen.fillStyle = on ? "#35d07f" : "#ff5a52"; pen.fill();
     pen.lineWidth = 2 / s; pen.strokeStyle = "#fff"; pen.stroke();
   }
-  pen.strokeStyle = tool === "erase" ? "#ffffffaa" : colour;
+  pen.strokeStyle = state.erasing ? "#ffffffaa" : colour;
   pen.lineWidth = tool === "lasso" ? 2 / s : width();
   const line = legs.length ? legs.flat() : stroke;
   if (line.length) {

@@ -56,3 +56,8 @@ export function drawMasks() {
   tool.imageSmoothingEnabled = false;
   if (state.film && !empty) tool.drawImage(tinted, 0, top);
 }
+
+// Hidden, or as strong as is chosen.
+export function showMasks() { canvas.style.visibility = canvas.style.visibility ? "" : "hidden"; }
+const strength = by<HTMLInputElement>("strength");
+strength.oninput = () => { canvas.style.opacity = String(Number(strength.value) / 100); canvas.style.visibility = ""; };

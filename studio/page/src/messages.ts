@@ -1,19 +1,21 @@
 // What the server tells, and what the page makes of it.
 import { enable, showChoices } from "./controls";
-import { again, go, playing } from "./frames";
+import { again, follow, go, playing } from "./frames";
 import { drawMarks } from "./marks";
 import { forget, keep, tint } from "./masks";
 import { listObjects } from "./objects";
 import { by, say, state } from "./state";
 import { drawTimeline } from "./timeline";
-import { fill, isClosing, letGo, snapped } from "./tools";
+import { drawn, fill, isClosing, letGo, made, snapped } from "./tools";
 import type { Film, Hello, Progress, Project } from "./types";
 import { draw, recolour, show } from "./view";
 
 export function shown(bytes: ArrayBuffer) {
   const frame = new DataView(bytes).getUint32(0, true);
   keep(frame, bytes.slice(4));
-  if (frame === state.frame) recolour();
+  if (frame !== state.frame) return;
+  drawn();
+  recolour();
 }
 
 function hello({ files, bundles, film }: Hello) {
@@ -21,6 +23,7 @@ function hello({ files, bundles, film }: Hello) {
   list.replaceChildren(new Option("Open a film …", ""), ...files.map((name) => new Option(name)));
   by("bundle").replaceChildren(...bundles.map((name) => new Option(name)));
   by("empty").hidden = film !== null;
+  document.title = film ? `${film.name} · jointrt studio` : "jointrt studio";
   Object.assign(state, { film, busy: film?.tracking ?? false, zoom: 1, shift: [0, 0] });
   say("ready");
   if (!film) return enable();
@@ -36,6 +39,7 @@ function update(project: Project) {
   film.project = project;
   if (!project.objects.some((item) => item.id === state.chosen)) state.chosen = project.objects.at(-1)?.id ?? 0;
   listObjects();
+  by("hint").hidden = project.objects.length > 0;
   showChoices();
   if (recoloured) recolour(); else drawMarks();
   enable(); drawTimeline();
@@ -44,6 +48,7 @@ function update(project: Project) {
 function changed(message: Project & { made?: number; changed?: number[]; go?: number }) {
   if (message.made) state.chosen = message.made;
   update(message);
+  if (message.made) made();
   if (!message.changed) return;
   state.clicks = [];
   again(message.changed, message.go ?? state.frame);
@@ -55,12 +60,15 @@ function progress(message: Progress) {
   project.seen[message.frame] = message.seen;
   by("running").textContent = `${project.choices.bundle} · ${message.runs_on} · ${message.fps.toFixed(1)} frames/s · ${Math.max(0, message.left).toFixed(0)} s left`;
   say(`tracking frame ${message.frame + 1}`);
-  if (!playing()) go(message.frame);
+  state.tracked = message.frame;
+  if (state.following && !playing()) go(message.frame);
   drawTimeline();
 }
 
 function tracked(message: Project) {
   state.busy = false;
+  state.tracked = -1;
+  follow(true);
   say("ready");
   by("running").textContent = by("running").textContent!.replace(/ · [^·]*left$/, "");
   update(message);
@@ -85,6 +93,7 @@ function saved({ what, path }: { what: string; path: string | null }) {
 
 function failed(text: string) {
   if (isClosing()) fill();
+  drawn(); drawMarks();
   showChoices();
   say(text, true);
 }

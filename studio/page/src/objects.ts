@@ -2,6 +2,7 @@
 import { drawMarks } from "./marks";
 import { send } from "./socket";
 import { by, state } from "./state";
+import { drawTimeline } from "./timeline";
 import type { Item } from "./types";
 
 export function listObjects() {
@@ -12,7 +13,7 @@ export function select(id: number) {
   if (state.chosen === id) return;
   state.chosen = id; state.clicks = []; state.box = null;
   state.film!.project.objects.forEach((item, k) => { by("objects").children[k]!.className = item.id === id ? "chosen" : ""; });
-  drawMarks();
+  drawMarks(); drawTimeline();
 }
 
 function row(item: Item): HTMLLIElement {

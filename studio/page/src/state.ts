@@ -11,12 +11,16 @@ export const state = {
   tool: "click" as Tool,
   works: true,
   busy: false,
+  // While tracking: the newest frame, and whether to go along with it.
+  tracked: -1,
+  following: true,
   zoom: 1,
   shift: [0, 0] as Point,
   // What is being shown or drawn of the chosen object in this frame.
   clicks: [] as [number, number, boolean][],
   box: null as Box | null,
   stroke: [] as Point[],
+  erasing: false,
   // The lasso: stretches as drawn, each replaced by its way along edges once the server has found it.
   legs: [] as Point[][],
   // When what is computed now was asked for; 0 once it is shown.

@@ -2,7 +2,7 @@
 import { inFilm, over, scale } from "./geometry";
 import { drawMarks, width } from "./marks";
 import { send } from "./socket";
-import { by, say, state, type Tool, TOOLS } from "./state";
+import { by, state, type Tool, TOOLS } from "./state";
 import type { Point } from "./types";
 import { draw } from "./view";
 
@@ -10,6 +10,8 @@ import { draw } from "./view";
 let drag: Point | null = null, panning = false;
 const unanswered = new Set<number>();
 let closing = false;
+// A click waits for its object, which is being made.
+let unmade = false;
 
 export const isClosing = () => closing;
 
@@ -25,7 +27,7 @@ export function choose(name: Tool) {
 export function letGo() {
   Object.assign(state, { clicks: [], box: null, stroke: [], legs: [] });
   unanswered.clear();
-  drag = null; closing = panning = false;
+  drag = null; closing = panning = unmade = false;
   drawMarks();
 }
 
@@ -40,13 +42,14 @@ function down(event: PointerEvent) {
     return;
   }
   if (!film || !state.works || state.busy || closing) return;
-  if (!state.chosen) return say("make an object first: + New", true);
+  if (!state.chosen) send("add");
   if (tool === "click") {
     if (at[0] < 0 || at[1] < 0 || at[0] >= film.size[0] || at[1] >= film.size[1]) return;
     state.clicks.push([at[0], at[1], !takesAway(event)]);
-    prompt();
+    if (state.chosen) prompt(); else unmade = true;
   } else {
     drag = at;
+    state.erasing = tool === "erase" || takesAway(event);
     state.stroke = tool === "box" || tool === "lasso" ? [] : [at];
     state.legs = tool === "lasso" ? [[at]] : [];
   }
@@ -74,7 +77,7 @@ function up(event: PointerEvent) {
   drag = null;
   if (panning) { panning = false; return; }
   const { tool, stroke, legs } = state;
-  if (tool === "box" && state.box) { state.clicks = []; prompt(); }
+  if (tool === "box" && state.box) { state.clicks = []; if (state.chosen) prompt(); else unmade = true; }
   else if (tool === "lasso") {
     const last = legs.at(-1)!;
     last.push(inFilm(event));
@@ -83,10 +86,21 @@ function up(event: PointerEvent) {
   } else if (stroke.length) {
     state.clicks = [];
     state.sentAt = performance.now();
-    send("paint", { object: state.chosen, points: stroke, width: width(), mode: tool === "erase" || takesAway(event) ? "erase" : "paint" });
+    send("paint", { object: state.chosen, points: stroke, width: width(), mode: state.erasing ? "erase" : "paint" });
   }
-  state.stroke = [];
   drawMarks();
+}
+
+// The object is there that was made for a click.
+export function made() {
+  if (unmade) prompt();
+  unmade = false;
+}
+
+// What was drawn is in the masks now, or was refused.
+export function drawn() {
+  if (drag) return;
+  state.stroke = [];
 }
 
 function prompt() {
