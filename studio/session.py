@@ -159,7 +159,13 @@ class Session:
     def remove(self, object_id: int) -> None:
         """Take an object out of the project."""
         self._refuse_while_tracking()
-        self._jobs.put(lambda: self._changed(self.project.remove(object_id)))
+        name = self.project.object(object_id).name
+
+        def job() -> None:
+            self._tell({"kind": "status", "text": f"removing {name} from all frames"})
+            self._changed(self.project.remove(object_id))
+
+        self._jobs.put(job)
 
     def choose(self, choices: Choices) -> None:
         """Compute otherwise from the next tracking on."""

@@ -1,6 +1,11 @@
 """What a person sees: which frame while tracking, marks, masks, the timeline; and what a second page may do."""
 
-from .browser import COUNT, click_at, drag, edited, mask_of, wait_for
+import numpy as np
+import pytest
+
+from .browser import COUNT, at, click_at, drag, edited, mask_of, served, wait_for
+
+pytest.importorskip("fastapi")
 
 
 def colour_at(page, canvas: str, x: float, y: float) -> list[int]:
@@ -68,6 +73,49 @@ def test_one_looks_elsewhere_while_tracking_and_follows_again(open_page):
     assert page.locator("#follow").is_hidden()
 
 
+def test_panning_goes_on_over_frames(open_page):
+    page = open_page
+    page.keyboard.press("p")
+    page.mouse.move(*at(page, 100, 100))
+    before = at(page, 100, 100)
+    page.mouse.down()
+    page.evaluate("studio.go(1)")
+    page.wait_for_selector("body[data-frame='1']")
+    page.mouse.move(before[0] + 40, before[1] + 20)
+    page.mouse.up()
+    assert at(page, 100, 100) == pytest.approx((before[0] + 40, before[1] + 20), abs=1)
+
+
+def test_an_object_that_was_removed_comes_back_by_undo(open_page):
+    page = open_page
+    page.keyboard.press("b")
+    edited(page, lambda: drag(page, (60, 60), (160, 60)))
+    before = mask_of(page, 0)
+    page.locator("#objects li button").first.click()
+    page.wait_for_function("() => studio.project().objects.length === 0")
+    page.wait_for_function("() => document.getElementById('text').textContent === 'ready'")
+    assert not mask_of(page, 0).any()
+    page.wait_for_function(
+        "() => !document.getElementById('masks').getContext('2d').getImageData(0, 0, 1024, 640).data.some(Boolean)"
+    )
+    page.click("#undo")
+    page.wait_for_function("() => studio.project().objects.length === 1")
+    np.testing.assert_array_equal(mask_of(page, 0), before)
+    place = page.evaluate("studio.toPage(110, 60)")
+    page.wait_for_function(
+        "p => document.getElementById('masks').getContext('2d').getImageData(p[0], p[1], 1, 1).data[3] === 255",
+        arg=place,
+    )
+
+
+def test_a_page_of_a_server_that_was_started_again_says_so(page, tmp_path):
+    with served(tmp_path) as (link, _):
+        page.goto(link)
+        wait_for(page, "ready")
+    with served(tmp_path, "--port", link.split(":")[2].split("/")[0]):
+        wait_for(page, "started again: open the link")
+
+
 def test_the_timeline_says_what_is_known_and_leaves_the_picture_its_room(open_page):
     page = open_page
     page.keyboard.press("b")
@@ -83,6 +131,10 @@ def test_the_timeline_says_what_is_known_and_leaves_the_picture_its_room(open_pa
         page.keyboard.press("n")
         page.wait_for_function("n => studio.project().objects.length === n", arg=count)
     assert page.locator("#stage").bounding_box()["height"] >= before["height"] - 40
+    lanes = page.locator("#lanes")
+    assert lanes.evaluate("e => e.scrollTop + e.clientHeight === e.scrollHeight")
+    page.keyboard.press("1")
+    assert lanes.evaluate("e => e.scrollTop") == 0
     page.keyboard.press("2")
     assert page.evaluate("studio.view().chosen") == 2
 

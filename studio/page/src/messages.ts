@@ -5,7 +5,7 @@ import { drawMarks } from "./marks";
 import { forget, keep, tint } from "./masks";
 import { listObjects } from "./objects";
 import { by, say, state } from "./state";
-import { drawTimeline } from "./timeline";
+import { drawTimeline, reveal } from "./timeline";
 import { drawn, fill, isClosing, letGo, made, snapped } from "./tools";
 import type { Film, Hello, Progress, Project } from "./types";
 import { draw, recolour, show } from "./view";
@@ -48,8 +48,9 @@ function update(project: Project) {
 function changed(message: Project & { made?: number; changed?: number[]; go?: number }) {
   if (message.made) state.chosen = message.made;
   update(message);
-  if (message.made) made();
+  if (message.made) { made(); reveal(); }
   if (!message.changed) return;
+  say("ready");
   state.clicks = [];
   again(message.changed, message.go ?? state.frame);
 }

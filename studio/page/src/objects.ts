@@ -2,7 +2,7 @@
 import { drawMarks } from "./marks";
 import { send } from "./socket";
 import { by, state } from "./state";
-import { drawTimeline } from "./timeline";
+import { drawTimeline, reveal } from "./timeline";
 import type { Item } from "./types";
 
 export function listObjects() {
@@ -13,7 +13,7 @@ export function select(id: number) {
   if (state.chosen === id) return;
   state.chosen = id; state.clicks = []; state.box = null;
   state.film!.project.objects.forEach((item, k) => { by("objects").children[k]!.className = item.id === id ? "chosen" : ""; });
-  drawMarks(); drawTimeline();
+  drawMarks(); drawTimeline(); reveal();
 }
 
 function row(item: Item): HTMLLIElement {

@@ -51,6 +51,7 @@ function lane(tool: CanvasRenderingContext2D, film: Film, item: Item, y: number,
   }
   tool.globalAlpha = 1;
   tool.fillStyle = "#fff";
+  tool.strokeStyle = "#15171b";
   for (const [at, ids] of Object.entries(film.project.given))
     if (ids.includes(item.id)) diamond(tool, (Number(at) + 0.5) * step, y + LANE / 2);
 }
@@ -61,5 +62,13 @@ const pixel = (x: number) => Math.round(x * devicePixelRatio) / devicePixelRatio
 function diamond(tool: CanvasRenderingContext2D, x: number, y: number) {
   tool.beginPath();
   tool.moveTo(x, y - 4); tool.lineTo(x + 4, y); tool.lineTo(x, y + 4); tool.lineTo(x - 4, y);
-  tool.fill();
+  tool.closePath();
+  tool.stroke(); tool.fill();
+}
+
+// The lane of the chosen object comes into view.
+export function reveal() {
+  const k = state.film?.project.objects.findIndex((item) => item.id === state.chosen) ?? 0, lanes = by("lanes");
+  const top = EDGE / 2 + k * LANE;
+  lanes.scrollTop = Math.min(Math.max(lanes.scrollTop, top + LANE + EDGE / 2 - lanes.clientHeight), top - EDGE / 2);
 }

@@ -23,11 +23,12 @@ export function choose(name: Tool) {
   drawMarks();
 }
 
-// Forget what is shown and drawn here.
+// Forget what is shown and drawn here; panning goes on.
 export function letGo() {
   Object.assign(state, { clicks: [], box: null, stroke: [], legs: [] });
   unanswered.clear();
-  drag = null; closing = panning = unmade = false;
+  if (!panning) drag = null;
+  closing = unmade = false;
   drawMarks();
 }
 
@@ -137,6 +138,6 @@ for (const [name, title] of Object.entries(TOOLS)) {
 over.onpointerdown = down;
 over.onpointermove = move;
 over.onpointerup = up;
-over.onpointercancel = letGo;
+over.onpointercancel = () => { panning = false; letGo(); };
 over.onpointerleave = () => { if (!drag) drawMarks(); };
 over.oncontextmenu = (event) => event.preventDefault();
