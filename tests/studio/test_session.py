@@ -6,12 +6,14 @@ import time
 
 import numpy as np
 import pytest
+from jointrt import Segmenter
 from jointrt.runtime.clicks.prompts import Click
 from jointrt.runtime.clicks.segmenter import ClickSegmenter
 
 from .browser import short_clip
 
 pytest.importorskip("fastapi")
+from jointrt.studio.record import Choices
 from jointrt.studio.session import Session
 
 
@@ -77,3 +79,19 @@ def test_a_mask_that_cannot_be_written_is_taken_back(session):
     assert len(shown) == 1 and back["changed"] == [0]
     assert "000000.done" in error["text"]
     assert not made.project.labels(0).any() and not made.project.record.given
+
+
+def test_tracking_computes_as_is_chosen(session):
+    made, told, _ = session
+    chosen = {"bundle": "lite-int8", "memory": 3, "interval": 1, "windows": "released", "share": "frame"}
+    made.choose(Choices.model_validate(chosen))
+    made.paint(0, 1, np.array([[190, 130], [210, 170]], np.float32), 40, "paint")
+    made.track(0, count=3)
+    until(told, "tracked")
+    maps = {"chosen": Segmenter.load(**chosen), "default": Segmenter.load("lite-int8")}
+    for name, segmenter in maps.items():
+        labels = [segmenter.step(made.frames.exact(0), made.project.labels(0))]
+        maps[name] = [*labels, *(segmenter.step(made.frames.exact(k)) for k in (1, 2, 3))]
+    tracked = [made.project.labels(k) for k in range(4)]
+    np.testing.assert_array_equal(tracked[1:], maps["chosen"][1:])
+    assert (np.array(tracked[1:]) != maps["default"][1:]).any()

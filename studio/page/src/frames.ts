@@ -42,8 +42,10 @@ export async function go(to: number) {
   } finally { wanted = -1; }
 }
 
+// Masks are asked for where the project has some that this page does not.
 async function fetched(at: number): Promise<boolean> {
-  const [jpeg, masks] = await Promise.all([fetch(`frame/${at}.jpg`), known(at) ? null : fetch(`mask/${at}`)]);
+  const needed = state.film!.project.seen[at] && !known(at);
+  const [jpeg, masks] = await Promise.all([fetch(`frame/${at}.jpg`), needed ? fetch(`mask/${at}`) : null]);
   for (const answer of [jpeg, masks])
     if (answer && !answer.ok) { say((await answer.json()).error, true); return false; }
   const next = await createImageBitmap(await jpeg.blob());
