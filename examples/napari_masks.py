@@ -32,15 +32,21 @@ def save(before, after, folder):
     return painted
 
 
+def show(viewer, film, masks):
+    """Put them into a viewer, at the first frame. Returns the layer that is painted in, and the labels as they were."""
+    for data, options, kind in layers(film, masks):
+        shown = viewer.add_image(data, **options) if kind == "image" else viewer.add_labels(data.copy(), **options)
+    viewer.dims.set_current_step(0, 0)
+    return shown, data
+
+
 def main(film, masks, corrected):
     """Show, wait, save."""
     import napari
 
-    viewer = napari.Viewer()
-    for data, options, kind in layers(film, masks):
-        shown = viewer.add_image(data, **options) if kind == "image" else viewer.add_labels(data.copy(), **options)
+    shown, before = show(napari.Viewer(), film, masks)
     napari.run()
-    print("saved frames", save(data, np.asarray(shown.data), corrected))
+    print("saved frames", save(before, np.asarray(shown.data), corrected))
 
 
 if __name__ == "__main__":

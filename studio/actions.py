@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import SettingsError
 from ..runtime.clicks.prompts import Click
 from .exports import Kind, Stopped, count_of, export
-from .project import Choices
+from .record import Choices
 from .session import Session
 
 Message = dict[str, Any]
@@ -86,7 +86,7 @@ def _remove(session: Session, message: Message, _frame: int, _: Tell) -> None:
 
 
 def _choose(session: Session, message: Message, _frame: int, tell: Tell) -> None:
-    session.choose(Choices.model_validate(message["choices"]))
+    session.choose(Choices.model_validate({**session.project.record.choices.model_dump(), **message["choices"]}))
     tell({"kind": "project", **session.project.describe()})
 
 
@@ -101,7 +101,7 @@ def _rename(session: Session, message: Message, _frame: int, tell: Tell) -> None
 
 
 def _at(session: Session, _message: Message, frame: int, _: Tell) -> None:
-    session.project.record.frame = frame
+    session.look(frame)
 
 
 def _export(session: Session, message: Message, _frame: int, tell: Tell) -> None:

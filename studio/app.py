@@ -16,6 +16,7 @@ from ..errors import JointError, SettingsError
 from .access import Access, Guard
 from .exports import Kind
 from .pages import Studio
+from .project import as_runs
 from .uploads import receive
 
 STATIC = Path(__file__).parent / "static"
@@ -72,15 +73,13 @@ def _router(studio: Studio) -> APIRouter:
     def frame(index: int) -> Response:
         return Response(studio.working().frames.jpeg(index), media_type="image/jpeg", headers=_FRESH)
 
-    @router.get("/mask/{index}.png")
+    @router.get("/mask/{index}")
     def mask(index: int) -> Response:
         session = studio.working()
         if not 0 <= index < session.frames.count:
             raise SettingsError(f"frame is {index}: expected 0 to {session.frames.count - 1}")
-        content = session.project.png(index)
-        if content is None:
-            return Response(status_code=204, headers=_FRESH)
-        return Response(content, media_type="image/png", headers=_FRESH)
+        runs = as_runs(session.project.labels(index))
+        return Response(runs, media_type="application/octet-stream", headers=_FRESH)
 
     @router.get("/export/{name}")
     def exported(name: Kind) -> FileResponse:

@@ -60,7 +60,6 @@ class FrameCache:
         self._total = sum(self._sizes.values())
         self._limit = limit - self._make_room(folder, limit // 2)
         self.count = self.source.count or sum(1 for _ in self.source.frames())
-        self.reached = 0
         self._thread = threading.Thread(target=self._fill, name="jpeg-cache", daemon=True)
         self._thread.start()
 
@@ -126,7 +125,6 @@ class FrameCache:
 
     def _fill(self) -> None:
         if len(self._sizes) >= self.count:
-            self.reached = self.count
             return
         try:
             for frame in self.source.frames():
@@ -134,7 +132,6 @@ class FrameCache:
                     return
                 if frame.index not in self._sizes:
                     self._keep(frame.index, frame.image)
-                self.reached = frame.index + 1
         except VideoError:
             return  # Asking for the frame says it again, to the user.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..errors import OutputError
 from ..files import replace_file
+from .record import Object, Seen
 
 MOST = 200
 """Changes that can be undone."""
@@ -23,6 +24,28 @@ class Change(BaseModel):
     after: bytes
     given_before: list[int]
     given_after: list[int]
+
+
+class Removal(BaseModel):
+    """An object that was taken out of all frames.
+
+    Attributes:
+        object: it.
+        place: in the list of objects.
+        regions: by frame, where it was, as PNGs that are 0 elsewhere.
+        given: frames in which a person gave it.
+        seen: by frame, what was known of it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+    object: Object
+    place: int = Field(ge=0)
+    regions: dict[int, bytes]
+    given: list[int]
+    seen: dict[int, Seen]
+
+
+_ANY: TypeAdapter[Change | Removal] = TypeAdapter(Change | Removal)
 
 
 class History:
@@ -44,7 +67,7 @@ class History:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._done, self._undone = [], []
 
-    def add(self, change: Change) -> None:
+    def add(self, change: Change | Removal) -> None:
         """Note a change that is about to be made; what was undone before cannot be made again.
 
         Raises:
@@ -60,7 +83,7 @@ class History:
         while len(self._done) > MOST:
             self._file(self._done.pop(0), "done").unlink(missing_ok=True)
 
-    def next(self, *, again: bool) -> Change | None:
+    def next(self, *, again: bool) -> Change | Removal | None:
         """The change to take back, or to make again; None if there is none.
 
         Raises:
@@ -71,16 +94,18 @@ class History:
             return None
         file = self._file(numbers[-1], state)
         try:
-            return Change.model_validate_json(file.read_bytes())
+            return _ANY.validate_json(file.read_bytes())
         except (OSError, ValidationError):
             self.clear()
             raise OutputError(f"{file} is damaged: what was done before cannot be undone") from None
 
-    def moved(self, *, again: bool) -> None:
-        """Note that the next change was taken back, or made again."""
+    def moved(self, change: Change | Removal, *, again: bool) -> None:
+        """Note that the next change was taken back, or made again, in which case it may be another than before."""
         taken, other = (self._undone, self._done) if again else (self._done, self._undone)
         states = ("undone", "done") if again else ("done", "undone")
         number = taken.pop()
+        if again and isinstance(change, Removal):
+            replace_file(self._file(number, states[0]), change.model_dump_json().encode())
         self._file(number, states[0]).replace(self._file(number, states[1]))
         other.append(number)
 

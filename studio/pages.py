@@ -14,6 +14,7 @@ from ..errors import JointError, SettingsError
 from ..runtime.bundle import ENGINES
 from ..runtime.video.sources import IMAGE_SUFFIXES, open_source
 from .actions import act
+from .project import Labels, as_runs
 from .session import Session
 from .uploads import VIDEO_SUFFIXES, bring, read_record
 
@@ -139,9 +140,9 @@ class Studio:
         for page in self._pages.values():
             page.put_nowait(message)
 
-    def show(self, frame: int, masks: bytes) -> None:
-        """Send a frame's masks, a PNG, to all pages."""
-        self.tell(struct.pack("<I", frame) + masks)
+    def show(self, frame: int, labels: Labels) -> None:
+        """Send a frame's masks, as runs, to all pages."""
+        self.tell(struct.pack("<I", frame) + as_runs(labels))
 
     async def serve(self, page: WebSocket) -> None:
         """Talk to one page until it is closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
 from pathlib import Path
 from typing import IO, Any
@@ -10,12 +11,13 @@ from typing import IO, Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from ..errors import OutputError, SettingsError
 from ..files import replace_file
 from ..runtime.video.masks import MAX_OBJECTS, distinct_colours, read_label_map
-from .history import Change, History
+from .history import Change, History, Removal
+from .record import Object, Record, Seen
 
 Labels = NDArray[np.uint8]
 _COLOUR_TYPE, _GREY = 25, b"\0"  # Of a PNG's header.
@@ -23,44 +25,6 @@ _COLOUR_TYPE, _GREY = 25, b"\0"  # Of a PNG's header.
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # Later than OpenCV 4.10.
     _PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
-
-
-class Object(BaseModel):
-    """An object, as a person sees it."""
-
-    model_config = ConfigDict(extra="forbid")
-    id: int = Field(ge=1, le=MAX_OBJECTS)
-    name: str = Field(max_length=80)
-    colour: str = Field(pattern=r"^#[0-9a-f]{6}$")
-
-
-class Choices(BaseModel):
-    """How masks are computed; see `Segmenter.load`."""
-
-    model_config = ConfigDict(extra="forbid")
-    bundle: str = Field(default="lite-int8", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    memory: int | None = Field(default=None, ge=1, le=1000)
-    interval: int | None = Field(default=None, ge=1, le=1000)
-
-
-class Seen(BaseModel):
-    """An object in one frame: pixels, and the network's mean probability there."""
-
-    area: int
-    sure: float
-
-
-class Record(BaseModel):
-    """The project file."""
-
-    model_config = ConfigDict(extra="forbid")
-    version: int = 1
-    fingerprint: str
-    frame: int = 0
-    objects: list[Object] = []
-    choices: Choices = Choices()
-    given: dict[int, list[int]] = {}
-    seen: dict[int, dict[int, Seen]] = {}
 
 
 class Project:
@@ -80,6 +44,7 @@ class Project:
         self.folder = folder
         self.size = size
         self._lock = threading.RLock()
+        self._decoded: tuple[bytes, Labels] = (b"", np.zeros((0, 0), np.uint8))
         self._file = folder / "project.json"
         self._masks = folder / "masks"
         self._masks.mkdir(parents=True, exist_ok=True)
@@ -107,20 +72,23 @@ class Project:
             replace_file(self._file, self.record.model_dump_json().encode())
 
     def labels(self, frame: int) -> Labels:
-        """Label map (H, W) of a frame.
+        """Label map (H, W) of a frame, 0 where there are no masks.
 
         Raises:
             OutputError: the file that holds it is damaged.
         """
-        content = self.png(frame)
+        content = self._png(frame)
         if content is None:
             return np.zeros(self.size[::-1], np.uint8)
-        labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if labels is None:
-            raise OutputError(f"{self._mask(frame)} is damaged: delete it, or put another in its place")
-        return np.asarray(labels, np.uint8)
+        with self._lock:
+            if content != self._decoded[0]:
+                labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+                if labels is None:
+                    raise OutputError(f"{self._mask(frame)} is damaged: delete it, or put another in its place")
+                self._decoded = (content, np.asarray(labels, np.uint8))
+            return self._decoded[1].copy()
 
-    def png(self, frame: int) -> bytes | None:
+    def _png(self, frame: int) -> bytes | None:
         """A frame's masks as a grey PNG, its values the ids; None if there are none."""
         file = self._mask(frame)
         try:
@@ -152,6 +120,10 @@ class Project:
         """
         with self._lock:
             used = {item.id for item in self.record.objects}
+            if len(used.union(self.record.gone)) == MAX_OBJECTS:
+                self._history.clear()
+                self.record.gone = []
+            used.update(self.record.gone)
             free = next((i for i in range(1, MAX_OBJECTS + 1) if i not in used), None)
             if free is None:
                 raise SettingsError(f"there are {MAX_OBJECTS} objects already: expected at most so many")
@@ -180,41 +152,44 @@ class Project:
             self.save()
 
     def remove(self, object_id: int) -> list[int]:
-        """Take an object out of all frames; cannot be undone. Returns the frames."""
-        with self._lock:
-            self.record.objects.remove(self.object(object_id))
-            touched = []
-            for frame in self.frames():
-                labels = self.labels(frame)
-                if (labels == object_id).any():
-                    labels[labels == object_id] = 0
-                    self._write(frame, as_png(labels))
-                    touched.append(frame)
-            for ids in (*self.record.given.values(),):
-                if object_id in ids:
-                    ids.remove(object_id)
-            self.record.given = {k: v for k, v in self.record.given.items() if v}
-            for here in self.record.seen.values():
-                here.pop(object_id, None)
-            self._history.clear()
-            self.save()
-            return touched
+        """Take an object out of all frames. Returns the frames in which it was.
 
-    def edit(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> bytes:
-        """A person says where an object is in a frame. Returns the frame's labels as PNG."""
+        Raises:
+            OutputError: a mask is damaged, or what must be kept cannot be written.
+            SettingsError: there is no such object.
+        """
         with self._lock:
-            self.object(object_id)
-            labels = self.labels(frame)
-            before, given = self.png(frame), list(self.record.given.get(frame, []))
-            labels[labels == object_id] = 0
-            labels[region] = object_id
+            removal = self._removal(object_id)
+            self._history.add(removal)
+            return self._take_out(removal)
+
+    def merged(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> Labels:
+        """A frame's label map with an object where it is said to be, and nowhere else.
+
+        Raises:
+            OutputError: the frame's masks are damaged.
+            SettingsError: there is no such object.
+        """
+        self.object(object_id)
+        labels = self.labels(frame)
+        labels[labels == object_id] = 0
+        labels[region] = object_id
+        return labels
+
+    def edit(self, frame: int, object_id: int, labels: Labels) -> None:
+        """A person gave an object in a frame, which made its label map this one.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with self._lock:
+            before, given = self._png(frame), list(self.record.given.get(frame, []))
             content, after = as_png(labels), sorted({*given, object_id})
             self._history.add(Change(frame=frame, before=before, after=content, given_before=given, given_after=after))
             self._put(frame, labels, content, after)
-            return content
 
-    def undo(self, *, again: bool = False) -> int | None:
-        """Take the last change back, or make it again. Returns its frame; None if there is none.
+    def undo(self, *, again: bool = False) -> list[int] | None:
+        """Take the last change back, or make it again. Returns the frames it touches; None if there is none.
 
         Raises:
             OutputError: what is kept of the change is damaged.
@@ -223,25 +198,22 @@ class Project:
             change = self._history.next(again=again)
             if change is None:
                 return None
-            content, given = (change.after, change.given_after) if again else (change.before, change.given_before)
-            if content is None:
-                content = as_png(np.zeros(self.size[::-1], np.uint8))
-            labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-            if labels is None or labels.shape != self.size[::-1]:
-                self._history.clear()
-                raise OutputError(f"what was kept of frame {change.frame + 1} is damaged: it cannot be undone")
-            alive = [item.id for item in self.record.objects]
-            self._put(change.frame, np.asarray(labels, np.uint8), content, [i for i in given if i in alive])
-            self._history.moved(again=again)
-            return change.frame
+            if isinstance(change, Change):
+                touched = self._turn(change, again=again)
+            elif again:  # Frames may have been tracked since it was made first.
+                change = removal = self._removal(change.object.id)
+                touched = self._take_out(removal)
+            else:
+                touched = self._bring_back(change)
+            self._history.moved(change, again=again)
+            return touched
 
-    def computed(self, frame: int, labels: Labels, seen: dict[int, Seen]) -> bytes:
-        """What the network found in a frame; the project file is left for `save`. Returns the labels as PNG."""
+    def computed(self, frame: int, labels: Labels, seen: dict[int, Seen]) -> None:
+        """Take what the network found in a frame; the project file is left for `save`."""
         content = as_png(labels)
         with self._lock:
             self._write(frame, content)
             self.record.seen[frame] = seen
-        return content
 
     def rebuild_seen(self) -> None:
         """Note frames whose masks were written after the project file was."""
@@ -257,14 +229,87 @@ class Project:
             undo, redo = self._history.counts
             return {**plain, "undo": undo, "redo": redo}
 
+    def _turn(self, change: Change, *, again: bool) -> list[int]:
+        """Put a frame as it was before a change, or after it."""
+        content, given = (change.after, change.given_after) if again else (change.before, change.given_before)
+        if content is None:
+            content = as_png(np.zeros(self.size[::-1], np.uint8))
+        labels = self._kept(content, change.frame)
+        alive = [item.id for item in self.record.objects]
+        self._put(change.frame, labels, content, [i for i in given if i in alive])
+        return [change.frame]
+
+    def _removal(self, object_id: int) -> Removal:
+        """What an object is in all frames."""
+        item = self.object(object_id)
+        regions = {}
+        for frame in self.frames():
+            region = self.labels(frame) == object_id
+            if region.any():
+                regions[frame] = as_png(region.view(np.uint8))
+        return Removal(
+            object=item.model_copy(),
+            place=self.record.objects.index(item),
+            regions=regions,
+            given=[frame for frame, ids in self.record.given.items() if object_id in ids],
+            seen={frame: here[object_id] for frame, here in self.record.seen.items() if object_id in here},
+        )
+
+    def _take_out(self, removal: Removal) -> list[int]:
+        object_id = removal.object.id
+        for frame in removal.regions:
+            labels = self.labels(frame)
+            labels[labels == object_id] = 0
+            self._write(frame, as_png(labels))
+        for frame in removal.given:
+            self._give(frame, [i for i in self.record.given[frame] if i != object_id])
+        for here in self.record.seen.values():
+            here.pop(object_id, None)
+        self.record.objects.remove(self.object(object_id))
+        self.record.gone = sorted({*self.record.gone, object_id})
+        self.save()
+        return sorted({*removal.regions, *removal.given})
+
+    def _bring_back(self, removal: Removal) -> list[int]:
+        """Undo `_take_out`; where another object was tracked meanwhile, that stays."""
+        object_id = removal.object.id
+        for frame, content in removal.regions.items():
+            labels = self.labels(frame)
+            labels[(self._kept(content, frame) != 0) & (labels == 0)] = object_id
+            self._write(frame, as_png(labels))
+            there = int((labels == object_id).sum())
+            known = removal.seen.get(frame)
+            if there:
+                self.record.seen.setdefault(frame, {})[object_id] = Seen(area=there, sure=known.sure if known else 1.0)
+        for frame in removal.given:
+            self._give(frame, sorted({*self.record.given.get(frame, []), object_id}))
+        # It is still there if the studio was killed before it was gone.
+        others = [item for item in self.record.objects if item.id != object_id]
+        self.record.objects = [*others[: removal.place], removal.object, *others[removal.place :]]
+        self.record.gone = [i for i in self.record.gone if i != object_id]
+        self.save()
+        return sorted({*removal.regions, *removal.given})
+
+    def _kept(self, content: bytes, frame: int) -> Labels:
+        """A label map out of the history."""
+        labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if labels is None or labels.shape != self.size[::-1]:
+            self._history.clear()
+            raise OutputError(f"what was kept of frame {frame + 1} is damaged: it cannot be undone")
+        return np.asarray(labels, np.uint8)
+
     def _put(self, frame: int, labels: Labels, content: bytes, given: list[int]) -> None:
         self._write(frame, content)
+        self._decoded = (content, labels)
         self.record.seen[frame] = _areas(labels)
-        if given:
-            self.record.given[frame] = given
+        self._give(frame, given)
+        self.save()
+
+    def _give(self, frame: int, ids: list[int]) -> None:
+        if ids:
+            self.record.given[frame] = ids
         else:
             self.record.given.pop(frame, None)
-        self.save()
 
     def _mask(self, frame: int) -> Path:
         return self._masks / f"{frame:06d}.png"
@@ -310,3 +355,10 @@ def _areas(labels: Labels) -> dict[int, Seen]:
 def as_png(labels: Labels) -> bytes:
     """A label map as a grey PNG, its values the ids."""
     return cv2.imencode(".png", labels, _PNG)[1].tobytes()
+
+
+def as_runs(labels: Labels) -> bytes:
+    """A label map as the page takes it: the count of runs and the pixels at which they start, uint32, and their ids."""
+    flat = labels.ravel()
+    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1)).astype("<u4")
+    return struct.pack("<I", len(starts)) + starts.tobytes() + flat[starts].tobytes()

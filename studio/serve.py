@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -40,6 +41,8 @@ def serve(
     access = Access()
     app = create_app(root, access, name)
     listener = socket.socket()
+    if os.name == "posix":  # Connections of a server that was killed keep its port for a minute otherwise.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
         listener.listen(64)

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import JointError, SettingsError
-from ..runtime.clicks.prompts import Click
-from ..runtime.clicks.segmenter import ClickSegmenter
-from ..runtime.segmenter import Segmenter
+from ..runtime.clicks.prompts import Box, Click
+from .clicking import Clicking
 from .frames import FrameCache
-from .project import Choices, Labels, Project, Seen, counted
-from .states import EVERY, States
+from .project import Labels, Project
+from .record import Choices
+from .tracker import Tracker
 
-SAVE_EVERY_S = 1.0
+REST_S = 0.25
+"""A frame that is looked at for so long is made ready for clicks."""
 REACH = 48
 """Pixels about a stretch of the lasso among which its way is sought."""
 Tell = Callable[[dict[str, Any]], None]
-Show = Callable[[int, bytes], None]
+Show = Callable[[int, Labels], None]
 
 
 class Session:
@@ -34,6 +36,8 @@ class Session:
     Attributes:
         frames: the film.
         project: what was made of it.
+        clicking: what makes masks of clicks.
+        tracking: whether the film is being tracked or saved.
     """
 
     def __init__(self, path: Path, name: str, folder: Path, cache: Path, tell: Tell, show: Show) -> None:
@@ -45,7 +49,7 @@ class Session:
             folder: of its project.
             cache: of all films' JPEGs.
             tell: is given what the page must know.
-            show: is given a frame's new masks as PNG.
+            show: is given a frame's new label map.
 
         Raises:
             JointError: film or project cannot be opened.
@@ -63,12 +67,9 @@ class Session:
         self._stop = threading.Event()
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._latest_click: dict[tuple[int, int], int] = {}
-        self._clicker: ClickSegmenter | None = None
-        self._clicked: int | None = None
-        self._soft: tuple[int, int, NDArray[np.float32]] | None = None
-        self._segmenter: Segmenter | None = None
-        self._used: Choices | None = None
-        self._states = States(folder / "states")
+        self.clicking = Clicking(self.frames, self.project)
+        self._tracker = Tracker(self.frames, self.project, self._stop.is_set, tell, show)
+        self._unready: int | None = self.project.record.frame
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
@@ -80,9 +81,17 @@ class Session:
         self.frames.close()
         self.project.close()
 
-    def click(
-        self, frame: int, object_id: int, clicks: list[Click], box: tuple[float, float, float, float] | None
-    ) -> None:
+    def look(self, frame: int) -> None:
+        """A person looks at a frame: if it is for long, the first click there shall not wait."""
+        self.project.record.frame = frame
+
+        def job() -> None:
+            self._unready = frame
+
+        if not self.tracking:
+            self._jobs.put(job)
+
+    def click(self, frame: int, object_id: int, clicks: list[Click], box: Box | None) -> None:
         """Compute an object's mask from clicks and a box; dropped if more of its clicks come before it is begun."""
         self._refuse_while_tracking()
         self.project.object(object_id)
@@ -93,8 +102,8 @@ class Session:
             if turn != self._latest_click[place]:
                 return
             begun = time.perf_counter()
-            self._predict(frame, object_id, clicks, box)
-            self._tell({"kind": "clicked", "ms": 1000 * (time.perf_counter() - begun)})
+            shown = self._edited(frame, object_id, self.clicking.predict(frame, object_id, clicks, box))
+            self._tell({"kind": "clicked", "ms": 1000 * (shown - begun)})
 
         self._jobs.put(job)
 
@@ -113,6 +122,7 @@ class Session:
             else:
                 cv2.polylines(stroke, [line], False, 1, max(1, round(width)), shift=4)
             region = region & (stroke == 0) if mode == "erase" else region | (stroke != 0)
+            self.clicking.forget()
             self._edited(frame, object_id, region)
 
         self._jobs.put(job)
@@ -140,25 +150,20 @@ class Session:
         self._refuse_while_tracking()
 
         def job() -> None:
-            frame = self.project.undo(again=again)
-            if frame is not None:
-                self._states.forget(frame)
-                self._soft = None
-                self._show(frame, self.project.png(frame) or b"")
-                self._tell({"kind": "project", **self.project.describe(), "go": frame})
+            frames = self.project.undo(again=again)
+            if frames is not None:
+                self._changed(frames, go=frames[0] if len(frames) == 1 else None)
 
         self._jobs.put(job)
 
     def remove(self, object_id: int) -> None:
         """Take an object out of the project."""
         self._refuse_while_tracking()
+        name = self.project.object(object_id).name
 
         def job() -> None:
-            self._states.clear()
-            self._soft = None
-            for frame in self.project.remove(object_id):
-                self._show(frame, self.project.png(frame) or b"")
-            self._tell({"kind": "project", **self.project.describe()})
+            self._tell({"kind": "status", "text": f"removing {name} from all frames"})
+            self._changed(self.project.remove(object_id))
 
         self._jobs.put(job)
 
@@ -171,6 +176,7 @@ class Session:
     def track(self, frame: int, *, backwards: bool = False, count: int | None = None) -> None:
         """Follow the objects from a frame on, to the film's end or over `count` further frames."""
         self.begin()
+        self._unready = None
         self._jobs.put(lambda: self._track(frame, -1 if backwards else 1, count))
 
     def begin(self) -> None:
@@ -201,7 +207,7 @@ class Session:
             raise SettingsError("the film is being tracked or saved: press stop first")
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next()) is not None:
             try:
                 job()
             except JointError as error:
@@ -209,123 +215,45 @@ class Session:
             except Exception as error:  # The thread must live: what is not foreseen is told like the rest.
                 self._tell({"kind": "error", "text": f"{type(error).__name__}: {error}"})
 
-    def _predict(
-        self, frame: int, object_id: int, clicks: list[Click], box: tuple[float, float, float, float] | None
-    ) -> None:
-        if self._clicker is None:
-            self._clicker = ClickSegmenter.load()
-        if self._clicked != frame:
-            self._clicker.set_image(self.frames.exact(frame))
-            self._clicked, self._soft = frame, None
-        last = None
-        if clicks and self._soft is not None and self._soft[:2] == (frame, object_id):
-            last = self._soft[2]
-        elif clicks:
-            there = self.project.labels(frame) == object_id
-            last = there.astype(np.float32) if there.any() else None
-        mask = self._clicker.predict(clicks, box, last)
-        if not (mask > 0.5).any():
-            raise SettingsError("nothing was found there: draw a box about the object, or click on it again")
-        self._edited(frame, object_id, mask > 0.5)
-        self._soft = (frame, object_id, mask)
+    def _next(self) -> Callable[[], None] | None:
+        """What to do next; where there is nothing for a while, the frame that is looked at is made ready."""
+        try:
+            return self._jobs.get(timeout=None if self._unready is None else REST_S)
+        except queue.Empty:
+            return self._make_ready
 
-    def _edited(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> None:
-        self._soft = None
-        self._states.forget(frame)
-        content = self.project.edit(frame, object_id, region)
-        self._show(frame, content)
-        self._tell({"kind": "project", **self.project.describe()})
+    def _make_ready(self) -> None:
+        frame, self._unready = self._unready, None
+        if frame is not None:
+            with suppress(JointError):  # A click says it again, to the user.
+                self.clicking.prepare(frame)
+
+    def _changed(self, frames: list[int], go: int | None = None) -> None:
+        """Tell that masks are others than before, and where to look."""
+        for frame in frames:
+            self._tracker.states.forget(frame)
+        self.clicking.forget()
+        where = {} if go is None else {"go": go}
+        self._tell({"kind": "project", **self.project.describe(), "changed": frames, **where})
 
     def _track(self, frame: int, direction: int, count: int | None) -> None:
         try:
-            self._load()
-            end = self.frames.count if direction > 0 else -1
-            if count is not None:
-                wanted = frame + direction * (count + 1)
-                end = min(end, wanted) if direction > 0 else max(end, wanted)
-            self._run(self._go_back(frame, direction), frame, end, direction)
+            self._tracker.track(frame, direction, count)
         finally:
             self.tracking = False
             self.project.save()
             self._tell({"kind": "tracked", **self.project.describe()})
 
-    def _load(self) -> None:
-        choices = self.project.record.choices
-        if self._segmenter is None or self._used != choices:
-            self._tell({"kind": "status", "text": f"loading {choices.bundle}"})
-            self._segmenter = Segmenter.load(choices.bundle, memory=choices.memory, interval=choices.interval)
-            self._used = choices.model_copy()
-            self._states.use(f"{choices.model_dump_json()} {self._segmenter.runs_on}")
-
-    def _go_back(self, frame: int, direction: int) -> int:
-        """Restore the tracker to before a frame, if it came so far, or clear it. Returns the frame to feed it from."""
-        assert self._segmenter is not None
-        self._states.forget(frame, direction)
-        at = self._states.before(direction, frame)
-        seen = self.project.record.seen
-        if at is not None and all(k in seen for k in range(at + direction, frame, direction)):
-            state = self._states.get(direction, at)
-            if state is not None:
-                self._segmenter.load_state_dict(state)
-                return at + direction
-        self._segmenter.reset()
-        return frame
-
-    def _run(self, begin: int, frame: int, end: int, direction: int) -> None:
-        segmenter = self._segmenter
-        assert segmenter is not None
-        begun = saved = time.monotonic()
-        total = abs(end - frame)
-        for done, picture in enumerate(self.frames.walk(begin, end)):
-            if self._stop.is_set():
-                return
-            at = picture.index
-            labels = segmenter.step(picture.image, self._truth(at, segmenter), correct=True)
-            if (at - frame) * direction < 0:
-                self._tell({"kind": "status", "text": f"going over frame {at + 1} again"})
-                continue
-            given = self.project.record.given.get(at)
-            shown = self._with_given(at, labels, given)
-            content = self.project.computed(at, shown, self._seen(shown, segmenter))
-            if at % EVERY == 0 or at == frame:
-                self._states.put(direction, at, segmenter.state_dict())
-            self._show(at, content)
-            now = time.monotonic()
-            rate = (done + 1) / (now - begun)
-            seen = {str(i): item.model_dump() for i, item in self.project.record.seen[at].items()}
-            left = (total - abs(at - frame) - 1) / rate
-            self._tell(
-                {"kind": "progress", "frame": at, "fps": rate, "left": left, "runs_on": segmenter.runs_on, "seen": seen}
-            )
-            if now - saved > SAVE_EVERY_S:
-                self.project.save()
-                saved = now
-
-    def _truth(self, at: int, segmenter: Segmenter) -> Labels | None:
-        """The label map of what a person gave in a frame; all that is there where tracking begins."""
-        labels = self.project.labels(at)
-        if segmenter.object_ids:
-            given = self.project.record.given.get(at, [])
-            labels = np.where(np.isin(labels, given), labels, np.uint8(0))
-            return labels if labels.any() else None
-        if not labels.any():
-            raise SettingsError(
-                f"frame {at + 1} has no mask: click on an object there first, or go to a frame that has"
-            )
-        return labels
-
-    def _with_given(self, at: int, labels: Labels, given: list[int] | None) -> Labels:
-        """Masks that a person gave stay as they were given."""
-        if not given:
-            return labels
-        own = self.project.labels(at)
-        kept = np.where(np.isin(labels, given), np.uint8(0), labels)
-        return np.where(np.isin(own, given), own, kept)
-
-    def _seen(self, labels: Labels, segmenter: Segmenter) -> dict[int, Seen]:
-        counts = counted(labels)
-        return {
-            i: Seen(area=int(counts[i]), sure=round(float(cv2.mean(p, mask=(labels == i).view(np.uint8))[0]), 3))
-            for i, p in segmenter.probabilities().items()
-            if counts[i]
-        }
+    def _edited(self, frame: int, object_id: int, region: NDArray[np.bool_]) -> float:
+        """An object is given anew: shown first, then written. Returns when it was shown, as `time.perf_counter`."""
+        self._tracker.states.forget(frame)
+        labels = self.project.merged(frame, object_id, region)
+        self._show(frame, labels)
+        shown = time.perf_counter()
+        try:
+            self.project.edit(frame, object_id, labels)
+        except JointError:
+            self._changed([frame])
+            raise
+        self._tell({"kind": "project", **self.project.describe()})
+        return shown

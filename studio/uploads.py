@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ..errors import OutputError, SettingsError
 from ..runtime.video.masks import read_label_map
-from .project import Record
+from .record import Record
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts"}
 MAX_UPLOAD = 4 << 30

@@ -27,7 +27,10 @@ SCRUB = """
 ([from, count, rate]) => new Promise((done) => {
   const begun = performance.now(), asked = new Map(), late = [];
   let last = -1;
-  const shown = () => late.push(performance.now() - asked.get(Number(document.body.dataset.frame)));
+  const shown = () => {
+    const at = asked.get(Number(document.body.dataset.frame));  // None of the frame before all these.
+    if (at !== undefined) late.push(performance.now() - at);
+  };
   const observer = new MutationObserver(shown);
   observer.observe(document.body, { attributeFilter: ["data-frame"] });
   const timer = setInterval(() => {

@@ -75,7 +75,9 @@ class Window:
         height, width = self.size
         inside = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)
         mask = np.zeros(shape, np.float32)
-        mask[self.top : self.bottom, self.left : self.right] = 1 / (1 + np.exp(-inside))
+        np.exp(np.negative(inside, out=inside), out=inside)
+        inside += 1
+        np.divide(1, inside, out=mask[self.top : self.bottom, self.left : self.right])
         return mask
 
     def place(self, click: Click, side: int) -> tuple[int, int]:

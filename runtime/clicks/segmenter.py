@@ -24,6 +24,7 @@ _CROPS = 8
 """Crops of a picture whose features are kept."""
 _FIRST_LOOK = 3
 """Where a first click shows no object, the crop is the picture's shorter side divided by this."""
+_NO_PICTURE = "there is no picture yet: call set_image first"
 
 
 class ClickSegmenter:
@@ -75,6 +76,16 @@ class ClickSegmenter:
         self._image = np.array(check_frame(frame, None), order="C")
         self._kept.clear()
 
+    def prepare(self) -> None:
+        """Compute ahead what a first click on an object waits for, the features of the whole picture.
+
+        Raises:
+            SettingsError: there is no picture.
+        """
+        if self._image is None:
+            raise SettingsError(_NO_PICTURE)
+        self._features(whole((self._image.shape[0], self._image.shape[1])))
+
     def predict(self, clicks: Sequence[Click] = (), box: Box | None = None, mask: Mask | None = None) -> Mask:
         """The object's mask.
 
@@ -94,7 +105,7 @@ class ClickSegmenter:
         """
         image = self._image
         if image is None:
-            raise SettingsError("there is no picture yet: call set_image first")
+            raise SettingsError(_NO_PICTURE)
         shape = (image.shape[0], image.shape[1])
         clicks, box, mask = _checked(clicks, box, mask, shape)
         if mask is not None and not (mask > 0.5).any():

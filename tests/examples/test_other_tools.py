@@ -125,12 +125,20 @@ def test_napari_shows_and_gives_back_what_was_painted(tmp_path, first):
     np.testing.assert_array_equal(read_label_map(tmp_path / "corrected/00007.png"), painted[7])
 
 
-def test_napari_takes_the_layers(tmp_path, first):
-    napari = pytest.importorskip("napari.layers")
+def test_napari_is_painted_in(tmp_path, first):
+    """Its viewer without a window: layers, a stroke of its brush in one frame, and what is saved of it."""
+    napari = pytest.importorskip("napari.components")
+    napari_masks = example("napari_masks")
     write_label_map(tmp_path / "00000.png", first)
-    for data, options, kind in example("napari_masks").layers(FILM, tmp_path):
-        layer = napari.Layer.create(data, options, kind)
-        assert layer.data.shape == data.shape and layer.name in ("dog", "masks")
+    viewer = napari.ViewerModel()
+    shown, before = napari_masks.show(viewer, FILM, tmp_path)
+    assert [layer.name for layer in viewer.layers] == ["dog", "masks"] and viewer.dims.current_step[0] == 0
+    shown.brush_size = 10
+    shown.paint((3, 100, 200), 2)
+    assert napari_masks.save(before, shown.data, tmp_path / "corrected") == [3]
+    painted = read_label_map(tmp_path / "corrected/00003.png")
+    assert painted[100, 200] == 2 and 60 <= (painted == 2).sum() <= 120
+    np.testing.assert_array_equal(before[0], first)
 
 
 def test_fiftyone_has_every_object_in_its_place(tmp_path, first):

@@ -16,6 +16,8 @@ from jointrt.runtime.video.sources import open_source
 from PIL import Image
 
 CHROMIUM = shutil.which("chromium")
+COUNT = 8
+"""Frames of the short clip."""
 CLIP = Path(jointrt.__file__).parent / "examples" / "dog.mp4"
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -86,13 +88,15 @@ def at_rest(page, frame: int) -> None:
     page.wait_for_function("() => !studio.view().busy", timeout=30_000)
 
 
-def mask_of(page, frame: int) -> np.ndarray | None:
-    """A frame's label map, as the server gives it to the page."""
-    content = page.evaluate(
-        "async k => { const r = await fetch(`mask/${k}.png`); return [...new Uint8Array(await r.arrayBuffer())] }",
-        frame,
+def mask_of(page, frame: int) -> np.ndarray:
+    """A frame's label map, as the server gives it to the page: a count, where runs start, their ids."""
+    content, (width, height) = page.evaluate(
+        "async k => [[...new Uint8Array(await (await fetch(`mask/${k}`)).arrayBuffer())], studio.size()]", frame
     )
-    return np.array(Image.open(BytesIO(bytes(content)))) if content else None
+    count = int.from_bytes(bytes(content[:4]), "little")
+    starts = np.frombuffer(bytes(content[4 : 4 + 4 * count]), "<u4")
+    lengths = np.diff(np.append(starts, width * height))
+    return np.repeat(np.array(content[4 + 4 * count :], np.uint8), lengths).reshape(height, width)
 
 
 def saved(page, what: str) -> bytes:

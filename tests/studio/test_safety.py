@@ -61,7 +61,7 @@ def talk(link: str, *messages: dict, origin: str | None = None) -> str:
                 return told["text"]
 
 
-@pytest.mark.parametrize("path", ["", "studio.js", "frame/0.jpg", "mask/0.png", "export/coco.json"])
+@pytest.mark.parametrize("path", ["", "studio.js", "frame/0.jpg", "mask/0", "export/coco.json"])
 def test_without_a_token_or_from_another_page_nothing_is_served(studio, path):
     link, _ = studio
     assert ask(link.split("?")[0] + path)[0] == 403
