@@ -98,12 +98,17 @@ def test_a_bundle_that_ends_its_process_as_it_is_loaded_is_not_loaded_for_ever(
 
 
 def test_a_batch_that_is_interrupted_leaves_whole_clips_and_is_gone_on_with(tmp_path, make_clip):
-    rows = [dict(zip(("video", "mask"), map(str, make_clip(tmp_path, n, 20)), strict=True)) for n in range(2)]
+    rows = [dict(zip(("video", "mask"), map(str, make_clip(tmp_path, n, 30)), strict=True)) for n in range(2)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "jointrt.cli", "batch", str(tmp_path / "t.jsonl"), "-o", str(out)]
     command += ["--bundle", "lite", "--workers", "1", "--threads", "1"]
-    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
+
+    def listen():
+        # What a shell starts in the background is deaf to it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, preexec_fn=listen) as process:
         while not list(out.glob(".parts/clip*/*/masks/*.png")) and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
@@ -113,4 +118,4 @@ def test_a_batch_that_is_interrupted_leaves_whole_clips_and_is_gone_on_with(tmp_
     assert len(left) < 2 and all((out / name / "done.json").is_file() for name in left)
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
     assert sorted(p.name for p in out.iterdir()) == ["clip0", "clip1", "report.html", "report.jsonl"]
-    assert {len(list((out / f"clip{n}" / "masks").iterdir())) for n in range(2)} == {20}
+    assert {len(list((out / f"clip{n}" / "masks").iterdir())) for n in range(2)} == {30}
