@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ..model.network import JointNet
 WEIGHTS_FORMAT = "jointrt-weights/1"
 SETTINGS = "settings.json"
 CHECKPOINT = "checkpoint.pt"
+_BEFORE = "; begun from "
 LAST = "last.safetensors"
 BEST = "best.safetensors"
 
@@ -41,8 +44,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: it is missing or damaged.
     """
-    try:
+    with _whole(path):
         return load_file(path)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """What cannot be read in the block is a `WeightsError`."""
+    try:
+        yield
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path} is not a whole safetensors file ({error}): expected weights to start from"
@@ -57,16 +67,12 @@ def source_after(source: str, init: Path | None) -> str:
     """
     if init is None:
         return source
-    try:
-        with safe_open(init, "pt") as file:
-            before = (file.metadata() or {}).get("source_name")
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{init} is not a whole safetensors file ({error}): expected weights to start from"
-        ) from None
-    if before is None or before.startswith(source):
-        return before or source
-    return f"{source}; begun from {before}"
+    with _whole(init), safe_open(init, "pt") as file:
+        before = (file.metadata() or {}).get("source_name")
+    if before is None:
+        return source
+    # A run that goes on, or another with the same data, is not told twice.
+    return before if before.partition(_BEFORE)[0] == source else f"{source}{_BEFORE}{before}"
 
 
 def init_weights(net: JointNet, path: Path) -> None:

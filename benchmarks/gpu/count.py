@@ -29,7 +29,6 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, register_
 
 from ...export.build.aoti import traced
 from ...export.parity.torch_network import torch_network
-from ...runtime.device.engines import epilogues  # noqa: F401
 from ...runtime.device.engines.functions import arithmetic
 from ...runtime.device.engines.torch import TorchEngine, torch_engines
 from ...runtime.device.frame_work import options as compile_options
@@ -44,7 +43,7 @@ _FEW = 2e6
 """Bytes below which a launch takes longer than the memory."""
 
 
-@register_flop_formula(torch.ops.jointrt.conv_relu)
+@register_flop_formula(torch.ops.jointrt.conv_relu)  # Of `engines.torch`.
 def _flop_of_conv_relu(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
     return conv_flop_count(x, weight, out_shape)
 

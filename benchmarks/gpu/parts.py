@@ -242,7 +242,7 @@ TECHNIQUES: dict[str, Technique] = {
     "engines": Technique("{backend}", _frames("fused")),
     "engines_queued": Technique("  {backend}, host to host, queued ahead", _running(queued_times)),
 }
-_VIDEOS = ("videos", "videos_compiled")
+VIDEOS = ("videos", "videos_compiled")
 PRODUCTS = ("product_half", "product_single")
 OF_BUNDLES = ("engines", "engines_queued")
 
@@ -265,7 +265,7 @@ def parts_of_model(model: str, objects: int, device: str) -> list[Part]:
 
     Several videos with one object each only, and compiled on a GPU only: elsewhere it would take minutes.
     """
-    left_out = (*PRODUCTS, *OF_BUNDLES, *(_VIDEOS if objects > 1 else ()), *(_LAST if device == "cpu" else ()))
+    left_out = (*PRODUCTS, *OF_BUNDLES, *(VIDEOS if objects > 1 else ()), *(_LAST if device == "cpu" else ()))
     keys = [key for key in dict.fromkeys((*_FIRST, *TECHNIQUES)) if key not in _LAST]
     return [Part(model, objects, key) for key in (*keys, *_LAST) if key not in left_out]
 

@@ -29,6 +29,7 @@ from ...runtime.device.engines.torch import TorchEngine
 from ...runtime.device.frame_work import compiled
 from ...runtime.device.replay import Replay
 from ...runtime.device.video_batch import VideoBatch
+from .parts import STEPS
 from .proof import refuse_without_gpu
 from .rows import TINY, Plan, build_net, durations, filled, frame_times, on_device, update_times
 
@@ -42,8 +43,8 @@ class Probe:
     def __init__(self, plan: Plan, log: TextIO, compiled: bool) -> None:
         self.plan, self.log = plan, log
         self.cuda = plan.device == "cuda"
-        net, options = build_net("paper" if self.cuda else "lite", plan), {"channels_last": True, "overlapped": True}
-        network = on_device(net, plan, "fp16", compiled=compiled, engines_compiled=compiled, **options)
+        step = STEPS["engines_compiled" if compiled else "overlapped"]
+        network = on_device(build_net("paper" if self.cuda else "lite", plan), plan, **step)
         self.batch: VideoBatch = filled(network, plan, 1)
 
     def say(self, text: str) -> None:

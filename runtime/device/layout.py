@@ -111,13 +111,15 @@ class Layout:
         self._scratch = network.lane.scratch()
         self._spare: dict[str, Tensor] = {}
         self._groups: dict[tuple[int, int], ObjectGroup] = {}
-        share = network.settings.share
-        self._whole = whole_window(self.size, network.geometry.crop_size).values if share == "frame" else None
+        whole = network.settings.share == "frame"
+        self._whole = whole_window(self.size, network.geometry.crop_size).values if whole else None
         # What depends on a frame and its window alone: one for each video where all objects look at the whole frame.
         graphs = [g for g in FEATURES if g in network.engines]
         ports = dict.fromkeys(p for g in graphs for p in network.engines[g].ports)
-        self._of_videos = {p: network.tensor(p, videos) for p in ports if share == "frame"}
-        self.viewed: Mapping[str, Tensor] = {**tensors, **self._of_videos}
+        spread = self._whole is not None and (places, videos) != (1, 1)
+        of_videos = {p: network.tensor(p, videos) for p in ports if spread}
+        self.viewed: Mapping[str, Tensor] = {**tensors, **of_videos}
+        self._spread = [(tensors[p], features) for p, features in of_videos.items() if p != "crop"]
         self._features = [network.bind(g, self.viewed) for g in graphs]
         self._read = network.bind("memory_read", tensors) if "memory_read" in network.engines else None
         self._decode = network.bind("decoder", tensors)
@@ -195,12 +197,11 @@ class Layout:
             given = (geometry, settings.min_area, settings.windows)
             self._before(self.frames, self._video_of, *state, windows, t["crop"], *given)
         else:
-            self._before(self.frames, windows, self._of_videos["crop"], geometry, self._whole)
+            self._before(self.frames, windows, self.viewed["crop"], geometry, self._whole)
         for call in self._features:
             call()
-        for port, features in self._of_videos.items():
-            if port != "crop":
-                t[port].copy_(features.index_select(0, self._video_of))
+        for of_object, of_video in self._spread:
+            of_object.copy_(of_video.index_select(0, self._video_of))
         if self._read is not None:
             self._read()
         self._decode()

@@ -49,8 +49,8 @@ def test_graphs_are_those_without(device, name, batch):
     for graph in ("backbone", "label_encoder", "decoder"):
         if device == "cuda":
             # What the allocator gives next has held NaN.
-            del_me = torch.full((1 << 24,), torch.nan, device=device)
-            del del_me
+            poison = torch.full((1 << 24,), torch.nan, device=device)
+            del poison
         with arithmetic():
             expected, found = (
                 engines[graph].graph(*inputs_of(engines[graph], device, batch)) for engines in (plain, fused)

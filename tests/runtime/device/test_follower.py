@@ -75,13 +75,14 @@ def test_a_video_on_a_device_follows_the_released_algorithm(net, device, precisi
         assert tested.tracking.batch.tensors["stored"].flatten().tolist() == [3, 3]
 
 
+@pytest.mark.parametrize("changes", [{}, {"share": "frame"}])
 @pytest.mark.parametrize("device", DEVICES)
-def test_videos_in_one_batch_are_followed_as_each_alone(net, device):
+def test_videos_in_one_batch_are_followed_as_each_alone(net, device, changes):
     """They begin at different times and with different numbers of objects; one ends, and another takes its place."""
-    shared = network(net, device)
+    shared = network(net, device, **changes)
     clips = [list(video(9, seed=0)), list(video(6, seed=1, first=7, second=0)), list(video(4, seed=2, second=9))]
     begin, place = (0, 2, 5), (0, 1, 2)
-    alone = [Segmenter(DeviceFollower(network(net, device))) for _ in clips]
+    alone = [Segmenter(DeviceFollower(network(net, device, **changes))) for _ in clips]
     together = BatchSegmenter(shared, 3)
     for t in range(9):
         frames, masks = [None] * 3, [None] * 3
