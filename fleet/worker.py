@@ -122,6 +122,9 @@ class Worker:
             folder = Path(scratch)
             # Beside the target, so that it can be renamed into place.
             result = Path(root, PARTS, clip.name, str(os.getpid())) if local else folder / "result"
+            if local:
+                # All clips' at once: none of them may remove it from under another when it fails.
+                Path(root, PARTS).mkdir(parents=True, exist_ok=True)
             # What a worker left that died.
             shutil.rmtree(result.parent if local else result, ignore_errors=True)
             try:

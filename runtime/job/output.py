@@ -188,8 +188,14 @@ class OutputFolder:
             return
         if folder.parent != folder:
             self._make(folder.parent)
-        folder.mkdir()
-        self._made.append(folder)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            # Another run beside this one was quicker, and it is that one's to remove.
+            if not folder.is_dir():
+                raise
+        else:
+            self._made.append(folder)
 
     def retract(self) -> None:
         """Undo `begin` where no mask was written."""

@@ -35,7 +35,7 @@ def test_clips_that_share_a_batch_are_segmented_as_each_alone(tmp_path, make_cli
     together = Worker(plan_for(out, videos=2, **settings))
     with ThreadPoolExecutor(2) as threads:
         rows = list(threads.map(lambda clip: together.segment(clip, {}), clips))
-    assert [row["error"] is None for row in rows] == [True] * 4 + [False] and "72" in rows[4]["error"]
+    assert [row["error"] is None for row in rows] == [True] * 4 + [False] and "72" in rows[4]["error"], rows
     single = Worker(plan_for(alone, **settings))
     for clip, row in zip(clips[:4], rows, strict=False):
         assert single.segment(clip, {})["error"] is None
