@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .lent import Lent
 from .onnxruntime_engine import Buffer
@@ -45,9 +46,10 @@ class Look:
 
 @dataclass(slots=True)
 class Features:
-    """What a crop gives: its look, and x_ind, query, C and D, the frame's attention to itself."""
+    """What a crop gives: its look, x_ind, and query, C and D, the frame's attention to itself."""
 
     look: Look
+    x_ind: Lent
     lent: Lent
 
 
@@ -72,7 +74,7 @@ class Memory:
 
     Attributes:
         frames: of the transduction branch.
-        z_ind: (1, N, h*w, C) features of all slots, which the few-shot learner reads as one array.
+        x_ind: of the induction branch, by slot; memories that took the same crop hold the same.
         stored: slots that are taken.
         users: objects whose memory it is.
         owners, values, changed: numbers of the objects whose E_tra lie side by side in `values`, by slot, and which
@@ -83,9 +85,7 @@ class Memory:
         self._network = network
         self.frames: list[StoredFrame] = []
         self.terms = PairTerms(network.terms)
-        _, _, n, C = network.shape("z_ind")
-        induction = network.settings.branches != "transduction"
-        self.z_ind = np.zeros((1, network.settings.memory, n, C if induction else 0), np.float32)
+        self.x_ind: list[Lent] = []
         self.stored = 0
         self.users: weakref.WeakSet[OnnxTarget] = weakref.WeakSet()
         self.owners: tuple[int, ...] = ()
@@ -96,7 +96,7 @@ class Memory:
         """The same for objects that go their own way from here on."""
         other = Memory(self._network)
         other.stored = self.stored
-        other.z_ind[:, : self.stored] = self.z_ind[:, : self.stored]
+        other.x_ind = list(self.x_ind)
         other.terms = self.terms.copy()
         for frame in self.frames:
             own = self._network.new_frame(frame.look)
@@ -105,14 +105,42 @@ class Memory:
             other.frames.append(own)
         return other
 
+    def z_ind(self) -> NDArray[np.float32]:
+        """x_ind of all slots side by side, (1, stored, h*w, C); C is 0 without the induction branch."""
+        if not self.x_ind:
+            return np.zeros((1, self.stored, self._network.shape("z_ind")[2], 0), np.float32)
+        return np.stack([lent["x_ind"].array for lent in self.x_ind], 1)
+
     def open(self, slot: int, features: Features) -> bool:
         """Take x_ind into a slot; whether a frame was there."""
-        if self.z_ind.size:
-            np.copyto(self.z_ind[:, slot], features.lent["x_ind"].array)
+        if self._network.settings.branches != "transduction":
+            self.x_ind[slot : slot + 1] = [features.x_ind]
         self.changed.add(slot)
         replaced = slot < self.stored
         self.stored = max(self.stored, slot + 1)
         return replaced
+
+
+class StackedFeatures:
+    """z_ind, as the few-shot learner reads it: x_ind of all slots in one array, of one memory after the other.
+
+    Args:
+        shape: (1, N, h*w, C).
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._array = np.zeros(shape, np.float32)
+        # Of whom a slot is; one that is gone lets its buffers go.
+        self._held: list[weakref.ref[Lent] | None] = [None] * shape[1]
+
+    def of(self, memory: Memory) -> Buffer:
+        """(1, stored, h*w, C), valid until it is asked for another's; only slots that differ are copied."""
+        for slot, x_ind in enumerate(memory.x_ind):
+            held = self._held[slot]
+            if held is None or held() is not x_ind:
+                np.copyto(self._array[:, slot], x_ind["x_ind"].array)
+                self._held[slot] = weakref.ref(x_ind)
+        return Buffer(self._array[:, : memory.stored])
 
 
 @dataclass(slots=True)

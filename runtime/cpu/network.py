@@ -20,7 +20,7 @@ from ..clock import StageClock
 from ..settings import Branches, Settings, Share
 from ..tracking.network import Sample
 from .lent import Lent, Pool
-from .memory import Entry, Features, FrameEntry, Look, Memory, StoredFrame
+from .memory import Entry, Features, FrameEntry, Look, Memory, StackedFeatures, StoredFrame
 from .memory_read import SEVERAL, MemoryReader
 from .onnxruntime_engine import Buffer, Runnable
 from .pair_terms import Term, TermPool
@@ -55,11 +55,14 @@ class OnnxNetwork:
         self.zeros = {"C": self.buffer("C"), "D": self.buffer("D")}
         self.spare = {name: self.buffer(name.partition("_")[0]) for name in _RENEWED}
         self._looks = self._pool(z="x_tra", key="key")
-        self._features = self._pool(x_ind="x_ind", query="query", C="C", D="D")
+        self._x_ind = self._pool(x_ind="x_ind")
+        self._features = self._pool(query="query", C="C", D="D")
         self._sum_pool = self._pool(C="C", D="D")
         self._key_unused = self.buffer("key_cross")
         self.terms = TermPool(self._sum_pool, sum(buffer.array.nbytes for buffer in self.zeros.values()))
         self.omega_next = self.buffer("omega")
+        _, _, *tokens = self.shape("z_ind")
+        self.z_ind = StackedFeatures((1, settings.memory, *tokens))
         _, D, _, n = self.shape("residual")
         self.residuals = [np.zeros(settings.memory * D * n, np.float32) for _ in range(3)]
 
@@ -86,7 +89,11 @@ class OnnxNetwork:
 
     def new_features(self, look: Look | None = None) -> Features:
         """Room for what a crop gives."""
-        return Features(look or self.new_look(), self._features.lend())
+        return Features(look or self.new_look(), self.new_x_ind(), self._features.lend())
+
+    def new_x_ind(self) -> Lent:
+        """Room for what the target model sees of a crop."""
+        return self._x_ind.lend()
 
     def new_target(self) -> OnnxTarget:
         """Room for one more object."""
@@ -101,7 +108,7 @@ class OnnxNetwork:
         x_tra, lent = features.look.lent["z"], features.lent
         with self.clock.stage("backbone"):
             np.copyto(self.crop.array[0], crop.transpose(2, 0, 1))
-            outputs = {**self.layers, "x_tra": x_tra, "x_ind": lent["x_ind"]}
+            outputs = {**self.layers, "x_tra": x_tra, "x_ind": features.x_ind["x_ind"]}
             self.engines["backbone"].run({"crop": self.crop}, outputs)
         if self.settings.branches != "induction":
             with self.clock.stage("query"):
@@ -154,7 +161,7 @@ class OnnxNetwork:
         for target, _ in zip(targets, read, strict=True):
             assert target.features is not None
             with self.clock.stage("decoder"):
-                own = {"E_tra_star": self.reader.E_tra_star, "x_ind": target.features.lent["x_ind"]}
+                own = {"E_tra_star": self.reader.E_tra_star, "x_ind": target.features.x_ind["x_ind"]}
                 inputs = {**own, "omega": target.omega, **self.layers}
                 self.engines["decoder"].run(inputs, {"logits": self.logits})
             yield self.logits.array[0, 0]
@@ -240,7 +247,7 @@ class OnnxTarget:
         net, memory = self.network, self.memory
         assert memory is not None
         samples = {name: Buffer(array[:, : memory.stored]) for name, array in self.samples.items()}
-        samples["z_ind"] = Buffer(memory.z_ind[:, : memory.stored])
+        samples["z_ind"] = net.z_ind.of(memory)
         weights, residual, residual_next = (self._per_sample(array, memory.stored) for array in net.residuals)
         inputs = {**samples, "sample_weights": Buffer(sample.weights[None].copy()), "omega": self.omega}
         net.engines["few_shot_residual"].run(inputs, {"weights": weights, "residual": residual})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import threading
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +34,7 @@ def import_onnxruntime() -> Any:
     return module
 
 
+_LOADING = threading.Lock()
 # Weights in fp32 between 8-bit layers would be given one 8-bit scale for all their channels. That is too coarse for
 # those that a bundle leaves in fp32.
 _DISABLED = ["WeightBiasQuantization"]
@@ -67,6 +71,19 @@ class Runnable(Protocol):
         """Read the inputs' memory, fill the outputs'."""
 
 
+@cache
+def _share_scratch() -> None:
+    """One arena for the scratch memory of all engines of the process, which take turns.
+
+    It takes what is asked for, not the next power of two.
+    """
+    ort = import_onnxruntime()
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    # Whoever else uses ONNX Runtime in this process may have registered one.
+    with contextlib.suppress(RuntimeError):
+        ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+
+
 class Engine:
     """A graph in ONNX Runtime; its buffers are bound at each call, nothing is copied or allocated."""
 
@@ -80,7 +97,12 @@ class Engine:
         # A bundle's engines take turns on the same cores: one that has finished must not spin on them, and its scratch
         # memory is the next one's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.enable_cpu_mem_arena = True
+        with _LOADING:
+            _share_scratch()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # One block for all of a call's scratch memory does not come from a shared arena, but anew from the system.
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         try:
             self.session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED

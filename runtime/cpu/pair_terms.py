@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .lent import Lent, Pool
 
-BUDGET = 600 << 20
+BUDGET = 525 << 20
 """Bytes for all objects; one of `paper` at memory 20 takes 550 MB. What has no room is computed again as it leaves."""
 
 

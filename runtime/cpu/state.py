@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .lent import Lent
 from .memory import Features, Look, Memory
 from .onnxruntime_engine import Buffer
 from .pair_terms import Term
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .network import OnnxNetwork, OnnxTarget
 
 State = dict[str, NDArray[Any]]
-_FEATURES = ("x_ind", "query", "C", "D")
+_FEATURES = ("query", "C", "D")
 
 
 class StateWriter:
@@ -40,6 +41,7 @@ class StateWriter:
         if number not in self._features:
             self._features.add(number)
             state |= {f"features{number}.{name}": features.lent[name].array.copy() for name in _FEATURES}
+            state[f"features{number}.x_ind"] = features.x_ind["x_ind"].array.copy()
         state["memory"] = np.array(self._memory(memory, state))
         return state
 
@@ -54,7 +56,7 @@ class StateWriter:
             return self._memories[id(memory)]
         number = self._memories[id(memory)] = len(self._memories)
         name = f"memory{number}"
-        state[f"{name}.z_ind"] = memory.z_ind[:, : memory.stored].copy()
+        state[f"{name}.z_ind"] = memory.z_ind()
         state[f"{name}.looks"] = np.array([self._look(frame.look, state) for frame in memory.frames], np.int64)
         state[f"{name}.terms"] = memory.terms.slots
         for i, frame in enumerate(memory.frames):
@@ -70,6 +72,7 @@ class StateReader:
         self._network = network
         self._all = ChainMap(*(dict(state) for state in states))
         self._looks: dict[int, Look] = {}
+        self._x_ind: dict[Look, Lent] = {}
         self._features: dict[int, Features] = {}
         self._memories: dict[int, Memory] = {}
         self._terms: dict[tuple[Look, Look], Term] = {}
@@ -98,6 +101,7 @@ class StateReader:
             features = self._features[number] = self._network.new_features(self._look(number))
             for name in _FEATURES:
                 np.copyto(features.lent[name].array, self._all[f"features{number}.{name}"])
+            np.copyto(features.x_ind["x_ind"].array, self._all[f"features{number}.x_ind"])
         return self._features[number]
 
     def _memory(self, number: int) -> Memory:
@@ -106,9 +110,11 @@ class StateReader:
         memory, name = Memory(self._network), f"memory{number}"
         z_ind = self._all[f"{name}.z_ind"]
         memory.stored = z_ind.shape[1]
-        memory.z_ind[:, : memory.stored] = z_ind
-        for i, look in enumerate(self._all[f"{name}.looks"].tolist()):
-            frame = self._network.new_frame(self._look(look))
+        looks = [self._look(look) for look in self._all[f"{name}.looks"].tolist()]
+        if z_ind.size:
+            memory.x_ind = [self._x_ind_of(z_ind[:, i], looks[i] if looks else None) for i in range(memory.stored)]
+        for i, look in enumerate(looks):
+            frame = self._network.new_frame(look)
             for port in ("C", "D", "key_cross"):
                 np.copyto(getattr(frame, port).array, self._all[f"{name}.frame{i}.{port}"])
             memory.frames.append(frame)
@@ -116,6 +122,16 @@ class StateReader:
             memory.terms.keep(row, column, self._term(memory, row, column, bool(apart)))
         self._memories[number] = memory
         return memory
+
+    def _x_ind_of(self, x_ind: NDArray[np.float32], look: Look | None) -> Lent:
+        """A slot's x_ind; memories that have a look together have it once."""
+        if look is not None and look in self._x_ind:
+            return self._x_ind[look]
+        lent = self._network.new_x_ind()
+        np.copyto(lent["x_ind"].array, x_ind)
+        if look is not None:
+            self._x_ind[look] = lent
+        return lent
 
     def _term(self, memory: Memory, row: int, column: int, apart: bool) -> Term:
         """Compute a kept term as it once was, to the bit: from the same frames with the same graph."""

@@ -306,9 +306,9 @@ def test_corrections_stay_in_the_memory_and_the_oldest_of_many_goes(tiny_bundle,
         given = t % 7 == 0
         segmenter.step(disc(t % 12)[0], disc(t % 12)[1] if given else None, correct=given)
         if given:
-            seen.append(tracker.target.memory.z_ind[0, tracker.weights.given[-1]].copy())
+            seen.append(tracker.target.memory.z_ind()[0, tracker.weights.given[-1]])
         for slot, features in zip(tracker.weights.given, seen[-3:], strict=True):
-            np.testing.assert_array_equal(tracker.target.memory.z_ind[0, slot], features)
+            np.testing.assert_array_equal(tracker.target.memory.z_ind()[0, slot], features)
         shares = tracker.weights.current[[0, *tracker.weights.given]]
         assert (shares >= min(0.25, 0.5 / len(shares)) - 1e-6).all()
     assert len(seen) == 4 and len(tracker.weights.given) == 3

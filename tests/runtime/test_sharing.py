@@ -114,13 +114,15 @@ def test_what_objects_have_alike_is_computed_once(tiny_bundle, disc):
     # Of three frames that stay, two are the same for both; only their first frames are not.
     assert calls["memory_add"] == 2 and calls["memory_replace"] == 2 and not calls["memory_swap"]
     memories = [tracker.target.memory for tracker in trackers]
-    assert [a.look is b.look for a, b in zip(memories[0].frames, memories[1].frames, strict=True)] == [
-        False,
-        True,
-        True,
-        True,
-    ]
+    same = [False, True, True, True]
+    assert [a.look is b.look for a, b in zip(memories[0].frames, memories[1].frames, strict=True)] == same
+    assert [a is b for a, b in zip(memories[0].x_ind, memories[1].x_ind, strict=True)] == same
     assert len(segmenter.tracking.network.terms.kept) == 3 == len(memories[0].terms) == len(memories[1].terms)
+
+
+def held(segmenter):
+    """Sets of buffers of stored features, all objects together."""
+    return len({id(x_ind) for tracker in segmenter.tracking.trackers.values() for x_ind in tracker.target.memory.x_ind})
 
 
 @pytest.mark.parametrize("share", ["exact", "frame"])
@@ -140,6 +142,7 @@ def test_a_stored_state_goes_on_alike_and_shares_as_before(tiny_bundle, disc, sh
     for (expected, _), (labels, _) in zip(play(disc, whole, rest), play(disc, second, rest), strict=True):
         np.testing.assert_array_equal(labels, expected)
     assert calls[0] == calls[1]
+    assert held(whole) == held(second)
     expected, found = whole.state_dict(), second.state_dict()
     assert expected.keys() == found.keys()
     for name, array in expected.items():
