@@ -26,9 +26,9 @@ def run(segmenter, golden, render, name, predictions, frames=None):
     ("name", "frames", "backend"),
     [
         ("late", None, "onnxruntime"),
-        ("cross", 16, "onnxruntime"),
+        ("cross", 11, "onnxruntime"),
         ("single", 12, "onnxruntime"),
-        ("late", None, "openvino"),
+        ("late", 8, "openvino"),
     ],
 )
 def test_masks_boxes_and_windows_are_the_released_ones(paper_bundle, golden, render, name, frames, backend):
