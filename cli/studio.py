@@ -21,6 +21,6 @@ def studio(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
     """Make masks by clicks, track and correct them, in a page that only this machine can open."""
-    from ..studio.serve import serve
+    from ..studio.server.serve import serve
 
     serve(video, folder, port, open_browser=browser, say=typer.echo)

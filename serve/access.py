@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from ..studio.access import Access, is_loopback, names_loopback
+from ..studio.server.access import Access, is_loopback, names_loopback
 
 
 @dataclass(frozen=True, slots=True)

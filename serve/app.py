@@ -11,7 +11,7 @@ from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ..runtime.bundle import Bundle
-from ..studio.access import Guard
+from ..studio.server.access import Guard
 from .access import StreamAccess
 from .limits import Limits
 from .metrics import Metrics

@@ -33,16 +33,18 @@ ALLOWED = {
     "export.build": RUNTIME | {"model", "runtime.*", "export.graphs", "export.checkpoint", "export.parity"},
     "benchmarks": RUNTIME,
     "benchmarks.accuracy": RUNTIME | {"model", "runtime.*", "export.*", "benchmarks"},
-    "benchmarks.speed": RUNTIME | {"model", "runtime.*", "export.*", "fleet", "benchmarks", "benchmarks.speed.report"},
+    "benchmarks.speed": RUNTIME | {"model", "runtime.*", "export.*", "benchmarks", "benchmarks.speed.report"},
+    "benchmarks.services": RUNTIME | {"benchmarks.speed", "fleet", "runtime.*"},
     "benchmarks.speed.report": RUNTIME | {"benchmarks", "benchmarks.speed"},
     "benchmarks.gpu": RUNTIME | {"model", "runtime.*", "export.*"},
     "annotations": RUNTIME | {"runtime.job", "runtime.video"},
     "fleet": RUNTIME
     | {"annotations", "fleet.cluster", "runtime.device", "runtime.job", "runtime.video", "runtime.tracking"},
     "studio": RUNTIME | {"annotations", "runtime.clicks", "runtime.job", "runtime.video", "runtime.tracking"},
+    "studio.server": RUNTIME | {"studio", "runtime.clicks", "runtime.video"},
     # Ray is joined or started in one place.
     "fleet.cluster": {"errors"},
-    "serve": RUNTIME | {"annotations", "studio", "fleet.cluster"},
+    "serve": RUNTIME | {"annotations", "studio.server", "fleet.cluster"},
     "cli": {"*"},
 }
 

@@ -14,8 +14,8 @@ from ..errors import DependencyError, SettingsError
 from ..model.backbone import EfficientNetLite0
 from ..model.network import JointNet
 from .clips.batches import Batch, BatchMaker, Prefetcher, validation_batches
+from .clips.frame_store import FrameStore
 from .files import LAST, RunFolder, init_weights, source_after
-from .frame_store import FrameStore
 from .loop import Meter, Report, launch_fabric, progress_bar
 from .material import find_material
 from .pretrained import load_imagenet

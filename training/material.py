@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DatasetError
-from .frame_store import FrameStore
+from .clips.frame_store import FrameStore
 
 DECISIVE = 0.72
 """Masks whose network was less sure than this are left out."""

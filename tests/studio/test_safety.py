@@ -123,8 +123,8 @@ def test_uploads_have_a_films_name(studio, name):
 def test_uploads_are_bounded(tmp_path, told):
     """A body that is announced as too large, and one in pieces of no announced size: nothing is left of either."""
     program = (
-        "import sys, uvicorn, jointrt.studio.uploads as u; from pathlib import Path; u.MAX_UPLOAD = 100_000\n"
-        "from jointrt.studio.serve import serve\n"
+        "import sys, uvicorn, jointrt.studio.server.uploads as u; from pathlib import Path; u.MAX_UPLOAD = 100_000\n"
+        "from jointrt.studio.server.serve import serve\n"
         "serve(None, Path(sys.argv[1]), 0, open_browser=False, say=lambda text: print(text, flush=True))"
     )
     server = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -169,7 +169,7 @@ def test_a_project_file_is_data(studio, tmp_path, members, told):
 
 
 def test_a_mask_in_a_project_file_that_unpacks_to_too_much_is_refused(tmp_path):
-    from jointrt.studio import uploads
+    from jointrt.studio.server import uploads
 
     file = tmp_path / "made.zip"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -15,9 +15,9 @@ from jointrt.runtime.tracking.crop import cut_mask, place_window
 from jointrt.runtime.tracking.target_state import TargetState
 from jointrt.training.clips.batches import film_shares
 from jointrt.training.clips.film_clips import choose_frames, film_clip, keep_inside, search_place
+from jointrt.training.clips.frame_store import FrameStore
 from jointrt.training.clips.motion import ThinPlate
 from jointrt.training.draw import Draw
-from jointrt.training.frame_store import FrameStore
 from jointrt.training.material import Film, Material, find_material, steady_parts
 from jointrt.training.settings import TrainSettings
 

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from ...errors import DependencyError, SettingsError
 from ...model.clicks import ClickNet
+from ..clips.frame_store import FrameStore
 from ..command import TrainOutcome
 from ..files import RunFolder
-from ..frame_store import FrameStore
 from ..loop import Meter, Report, launch_fabric, progress_bar
 from ..material import find_material
 from ..pretrained import load_imagenet

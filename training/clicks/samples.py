@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...runtime.clicks.prompts import Box, Click, Window, box_of, prompt_planes, whole, window_about
 from ...runtime.clicks.simulated import depth, next_click
+from ..clips.frame_store import FrameStore
 from ..draw import Draw
-from ..frame_store import FrameStore
 from ..material import Film, Material, object_mask
 
 _BOTH = 0.4

@@ -19,8 +19,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ...model.clicks import ClickNet
 from ...runtime.clicks.prompts import box_of, prompt_planes, whole, window_about
 from ...runtime.clicks.simulated import next_click
+from ..clips.frame_store import FrameStore
 from ..draw import Draw
-from ..frame_store import FrameStore
 from ..losses import jaccard
 from ..material import Film, object_mask
 from .losses import normalised_focal, soft_iou

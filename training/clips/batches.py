@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...errors import DatasetError
 from ..draw import Draw
-from ..frame_store import FrameStore
 from ..material import Film, Material
 from ..settings import TrainSettings
 from .appearance import compress
 from .film_clips import Clip, film_clip
+from .frame_store import FrameStore
 from .photo_clips import PhotoClips
 
 _ATTEMPTS = 100

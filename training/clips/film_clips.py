@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ...model.config import ModelConfig
 from ..draw import Draw
-from ..frame_store import FrameStore
 from ..material import Film, object_mask
 from ..settings import TrainSettings
 from .appearance import film_look
+from .frame_store import FrameStore
 from .motion import pixel_grid, rotation, sample
 
 _MIN_PIXELS = 20

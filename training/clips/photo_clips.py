@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..draw import Draw
-from ..frame_store import FrameStore
 from ..material import Picture, object_mask
 from .appearance import film_look
 from .film_clips import Clip
+from .frame_store import FrameStore
 from .motion import ThinPlate, pixel_grid, rotation, sample
 
 _MIN_PIXELS = 150

@@ -16,8 +16,8 @@ from jointrt.training.clicks.command import ClickRequest, train_clicks
 from jointrt.training.clicks.losses import normalised_focal, soft_iou
 from jointrt.training.clicks.samples import ClickSamples
 from jointrt.training.clicks.settings import PRESETS, ClickSettings
+from jointrt.training.clips.frame_store import FrameStore
 from jointrt.training.draw import Draw
-from jointrt.training.frame_store import FrameStore
 from jointrt.training.losses import jaccard
 from jointrt.training.material import find_material
 from jointrt.training.pretrained import load_imagenet

@@ -10,12 +10,12 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
-from ..errors import JointError, SettingsError
-from ..runtime.bundle import ENGINES
-from ..runtime.video.sources import IMAGE_SUFFIXES, open_source
+from ...errors import JointError, SettingsError
+from ...runtime.bundle import ENGINES
+from ...runtime.video.sources import IMAGE_SUFFIXES, open_source
+from ..project import Labels, as_runs
+from ..session import Session
 from .actions import act
-from .project import Labels, as_runs
-from .session import Session
 from .uploads import VIDEO_SUFFIXES, bring, read_record
 
 PROJECTS = ".jointrt-studio"

@@ -12,9 +12,9 @@ from pathlib import Path
 from fastapi import Request
 from pydantic import ValidationError
 
-from ..errors import OutputError, SettingsError
-from ..runtime.video.masks import read_label_map
-from .record import Record
+from ...errors import OutputError, SettingsError
+from ...runtime.video.masks import read_label_map
+from ..record import Record
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts"}
 MAX_UPLOAD = 4 << 30

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from jointrt.benchmarks.speed.shared_weights import WAYS, lay_beside, mapped_mb, measure
+from jointrt.benchmarks.services.shared_weights import WAYS, lay_beside, mapped_mb, measure
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of each mapping")
 

@@ -8,7 +8,7 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import DependencyError, OutputError, SettingsError
+from ...errors import DependencyError, OutputError, SettingsError
 
 HOST = "127.0.0.1"
 

@@ -1,6 +1,6 @@
 """The studio as a person feels it, in a headless Chromium: from a click to its mask, and scrubbing over a long film.
 
-`python -m jointrt.benchmarks.speed.studio` prints two tables; it needs the extra `studio`, playwright and chromium.
+`python -m jointrt.benchmarks.services.studio` prints two tables; it needs the extra `studio`, playwright and chromium.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import typer
 
 from ...runtime.video.sources import open_source
-from .clip import CLIP
+from ..speed.clip import CLIP
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SCRUB = """

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SettingsError
-from ..runtime.clicks.prompts import Click
-from .exports import Kind, Stopped, count_of, export
-from .record import Choices
-from .session import Session
+from ...errors import SettingsError
+from ...runtime.clicks.prompts import Click
+from ..exports import Kind, Stopped, count_of, export
+from ..record import Choices
+from ..session import Session
 
 Message = dict[str, Any]
 Tell = Callable[[Message], None]

@@ -1,4 +1,4 @@
-"""What processes share of a bundle's weights: `python -m jointrt.benchmarks.speed.shared_weights`.
+"""What processes share of a bundle's weights: `python -m jointrt.benchmarks.services.shared_weights`.
 
 The weights are laid beside the graphs (external data), so that a library may map them, and two processes load them at
 the same time. Printed is, of each process and each way of loading: the weights' size; how much of their file is mapped
@@ -21,7 +21,7 @@ from typing import Any
 from ...runtime.bundle import Bundle
 from ...runtime.cpu.onnxruntime_engine import import_onnxruntime
 from ...runtime.cpu.openvino_engine import compile_model, shared_core
-from .environment import private_and_shared_mb
+from ..speed.environment import private_and_shared_mb
 
 PROCESSES = 2
 SMALLEST = 1024

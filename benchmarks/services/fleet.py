@@ -1,4 +1,4 @@
-"""What a batch's driver needs for very many clips: `python -m jointrt.benchmarks.speed.fleet --rows 1000000`.
+"""What a batch's driver needs for very many clips: `python -m jointrt.benchmarks.services.fleet --rows 1000000`.
 
 Everything is what `jointrt batch` has, a real Ray included, but for the work: a worker answers at once with a row like
 that of a clip of ten seconds. So it shows what the driver costs, in memory and per clip, and no worker's speed.
@@ -19,7 +19,7 @@ from ...fleet.batch import run_batch
 from ...fleet.table import Clip
 from ...fleet.worker import Plan, Worker
 from ...runtime.job.run import Request
-from .environment import peak_mb, resident_mb
+from ..speed.environment import peak_mb, resident_mb
 
 FRAMES = 240
 """Of a clip of ten seconds."""

@@ -12,14 +12,14 @@ from fastapi import APIRouter, FastAPI, Request, WebSocket
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from ..errors import JointError, SettingsError
+from ...errors import JointError, SettingsError
+from ..exports import Kind
+from ..project import as_runs
 from .access import Access, Guard
-from .exports import Kind
 from .pages import Studio
-from .project import as_runs
 from .uploads import receive
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parents[1] / "static"
 CSP = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 _FRESH = {"cache-control": "no-store"}
 

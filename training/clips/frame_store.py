@@ -10,7 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import DatasetError
+from ...errors import DatasetError
 
 
 class FrameStore:
