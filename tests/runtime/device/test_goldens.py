@@ -37,8 +37,8 @@ def test_masks_are_the_released_ones(
     """On the CPU fp32 in a closed loop; everywhere else from its probabilities, so that windows are cut alike.
 
     Windows begin and end at whole pixels, and clips of these weights go another way from the first one that differs:
-    in fp32 too, after a scale has changed by 1e-4 once. So half precision is measured by the true masks too (on a GPU by
-    itself), and how far a GPU goes by itself is written into the report.
+    in fp32 too, after a scale has changed by 1e-4 once. So half precision is measured by the true masks too, on a GPU
+    by itself, and how far fp32 goes there by itself is written into the report.
     """
     settings = Settings.resolve(reference_defaults(memory), score_resize=resize)
 
