@@ -26,9 +26,9 @@ def run(segmenter, golden, render, name, predictions, frames=None):
     ("name", "frames", "backend"),
     [
         ("late", None, "onnxruntime"),
-        ("cross", 11, "onnxruntime"),
+        ("cross", 16, "onnxruntime"),
         ("single", 12, "onnxruntime"),
-        ("late", 8, "openvino"),
+        ("late", None, "openvino"),
     ],
 )
 def test_masks_boxes_and_windows_are_the_released_ones(paper_bundle, golden, render, name, frames, backend):
@@ -44,5 +44,5 @@ def test_masks_boxes_and_windows_are_the_released_ones(paper_bundle, golden, ren
 
 def test_the_older_score_resize_too(paper_bundle, golden, render):
     segmenter = Segmenter.load(paper_bundle.folder, score_resize="ratio")
-    compared = sum(1 for _ in run(segmenter, golden, render, "late", golden / "clips_ratio", frames=8))
-    assert compared == 11
+    compared = sum(1 for _ in run(segmenter, golden, render, "late", golden / "clips_ratio"))
+    assert compared == 21
